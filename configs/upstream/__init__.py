@@ -1,0 +1,1 @@
+"""One YAML per checkpoint on the board."""

@@ -1,0 +1,1 @@
+"""Features in, hypotheses and scores out."""

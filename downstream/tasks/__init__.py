@@ -1,0 +1,1 @@
+"""One file per task: `target()` and `task`."""

@@ -1,0 +1,1 @@
+"""One file per corpus: `manifest(...)`, `licence`, `source`."""

@@ -1,0 +1,1 @@
+"""Parts that every native upstream shares; all compute valid frames only."""

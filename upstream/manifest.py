@@ -1,0 +1,272 @@
+"""The utterance table: one CSV, JSON Lines or Parquet file is a corpus.
+
+Reading one lists every bad row in one pass, because a person mending a table of 100,000 rows should not have to
+run it once per mistake.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wavbench.upstream.errors import UserError, closest
+from wavbench.upstream.row_checks import REQUIRED, SECONDS, Problem, missing_audio, problems_of, warnings_of
+
+MAX_TABLE_BYTES = 4 << 30  # a larger "manifest" is somebody's archive by mistake
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked utterance table.
+
+    Args:
+        path: the file that was read.
+        table: one row per utterance, in the file's order. Seconds are float64 (NaN where empty), everything else is
+            text, "" where empty.
+        warnings: sentences about things that are allowed but ought to be known, such as shared speakers.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def root(self) -> Path:
+        """The folder that `audio` is relative to."""
+        return self.path.parent
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def audio_path(self, row: int) -> Path:
+        return self.root / self.table["audio"].iat[row]
+
+    def need(self, columns: Iterable[str]) -> None:
+        """Raise unless every column exists and has a value somewhere.
+
+        Raises:
+            UserError: names the missing column and the ones there are.
+        """
+        filled = [name for name in self.table.columns if (self.table[name].notna() & (self.table[name] != "")).any()]
+        for column in columns:
+            if column not in filled:
+                raise UserError(
+                    f"the manifest has no values in column {column!r}",
+                    where=self.path,
+                    remedy=f"add the column, or use {closest(column, filled)}",
+                )
+
+    def hash(self, columns: Iterable[str]) -> str:
+        """BLAKE2b of these columns of all rows: what a result on this corpus depends on besides the audio."""
+        digest = hashlib.blake2b(digest_size=16)
+        for column in columns:
+            digest.update(f"{column}\0".encode())
+            for value in self.table.get(column, ()):
+                digest.update(f"{value}\0".encode())
+        return digest.hexdigest()
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        UserError: the file is missing, empty or unreadable, or has bad rows; all of them are listed.
+    """
+    path = Path(path)
+    table, problems = _read(path)
+    problems += problems_of(table, path.parent)
+    if problems:
+        problems.sort(key=lambda problem: problem.line)
+        shown = "\n    ".join(str(problem) for problem in problems[:20])
+        more = f"\n    ... and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise UserError(
+            f"the manifest has {len(problems)} bad row{'s' * (len(problems) > 1)}",
+            where=path,
+            why=f"\n    {shown}{more}",
+            remedy=f"`wavbench corpus check {path}` lists all of them; with mended=FILE it writes a manifest without",
+        )
+    if table.empty:
+        raise UserError("the manifest has a header but no rows", where=path, remedy="add a row per utterance")
+    return Manifest(path, _typed(table), tuple(warnings_of(table)))
+
+
+def check_manifest(path: Path | str) -> tuple[list[Problem], list[str], pd.DataFrame]:
+    """Find everything wrong with a manifest, absent audio files included.
+
+    Returns:
+        The problems in line order, the warnings, and the mended table: white space around values dropped, rows that
+        cannot be mended left out.
+
+    Raises:
+        UserError: the file cannot be read as a table at all.
+    """
+    path = Path(path)
+    table, unreadable = _read(path)
+    problems = unreadable + problems_of(table, path.parent) + list(missing_audio(table, path.parent))
+    problems.sort(key=lambda problem: problem.line)
+    mended = table.map(str.strip)
+    still_bad = {p.line for p in problems_of(mended, path.parent)} | {
+        p.line for p in missing_audio(mended, path.parent)
+    }
+    keep = ~mended["_line"].astype(int).isin(still_bad) if len(mended) else []
+    return problems, list(warnings_of(mended)), mended[keep].drop(columns="_line")
+
+
+def write_manifest(table: pd.DataFrame, path: Path | str) -> None:
+    """Write a table whole or not at all; the suffix says how (.csv, .jsonl, .parquet)."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    suffix = _suffix(path)
+    table = table.where(table.notna(), "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if suffix == ".csv":
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        elif suffix == ".jsonl":
+            table.to_json(temporary, orient="records", lines=True, force_ascii=False)
+        else:
+            _pyarrow(path)
+            table.astype(str).to_parquet(temporary, index=False)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def phones_of(row: pd.Series) -> tuple[list[str], np.ndarray]:
+    """Phones and their end times in seconds (empty where the row has no times)."""
+    ends = np.array([float(end) for end in str(row.get("phone_ends", "")).split()])
+    return str(row["phones"]).split(), ends
+
+
+def _suffix(path: Path) -> str:
+    suffix = {".json": ".jsonl", ".ndjson": ".jsonl", ".pq": ".parquet"}.get(path.suffix.lower(), path.suffix.lower())
+    if suffix not in (".csv", ".jsonl", ".parquet"):
+        raise UserError(
+            f"{path.name!r} is no kind of manifest", where=path, remedy="use a name ending in .csv, .jsonl or .parquet"
+        )
+    return suffix
+
+
+def _pyarrow(path: Path) -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "Parquet manifests need pyarrow", where=path, remedy='pip install "wavbench[parquet]", or use .csv'
+        ) from None
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """The table as text with a `_line` column, and the lines that are no rows."""
+    suffix = _suffix(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".csv", ".jsonl", ".parquet"))
+        remedy = f"manifests beside it: {', '.join(near)}" if near else "check the path"
+        raise UserError("there is no such manifest", where=path, remedy=remedy)
+    if path.stat().st_size == 0:
+        raise UserError("the manifest is empty", where=path, remedy=f"it needs a header with {', '.join(REQUIRED)}")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise UserError("the manifest is larger than 4 GiB", where=path, remedy="is this the audio archive?")
+    try:
+        if suffix == ".csv":
+            table, problems = _read_csv(path)
+        elif suffix == ".jsonl":
+            table, problems = _read_jsonl(path)
+        else:
+            _pyarrow(path)
+            table, problems = pd.read_parquet(path), []
+            table = table.astype(object).where(table.notna(), "").astype(str)
+            table["_line"] = np.arange(1, len(table) + 1)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "the manifest is not UTF-8 text", where=path, why=str(error), remedy="save it as UTF-8"
+        ) from None
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise UserError("the manifest cannot be read as a table", where=path, why=str(error)[:300]) from None
+    missing = [name for name in REQUIRED if name not in table.columns]
+    if missing:
+        raise UserError(
+            f"the manifest lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
+            where=path,
+            why=f"it has {', '.join(str(name) for name in table.columns if name != '_line')[:300]}",
+            remedy="every manifest needs id, audio (relative to the manifest) and split",
+        )
+    return table.astype(str), problems
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    import csv
+
+    text = path.read_text(encoding="utf-8-sig")
+    rows, problems, lines = [], [], []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    before = 0
+    try:
+        header = next(reader)
+        duplicates = sorted({name for name in header if header.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"the header names {', '.join(duplicates)} twice")
+        before = reader.line_num
+        for row in reader:
+            line, before = before + 1, reader.line_num
+            if not row:
+                continue
+            if len(row) != len(header):
+                reason = f"{len(row)} fields where the header has {len(header)}"
+                problems.append(Problem(line, row[0][:80], reason, "quote fields that hold commas"))
+                continue
+            rows.append(row)
+            lines.append(line)
+    except csv.Error as error:
+        problems.append(Problem(before + 1, "", f"broken CSV ({error})", "close the quotes; later rows were not read"))
+    except StopIteration:
+        raise ValueError("it has no header line") from None
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    table["_line"] = lines
+    return table, problems
+
+
+def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    import json
+
+    rows, problems = [], []
+    with open(path, encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (json.JSONDecodeError, RecursionError) as error:
+                problems.append(Problem(line, "", f"no JSON ({error})", "write one object per line"))
+                continue
+            if not isinstance(row, dict):
+                problems.append(Problem(line, "", "no JSON object", "write one object per line"))
+                continue
+            rows.append({key: _flat(value) for key, value in row.items()} | {"_line": line})
+    return pd.DataFrame(rows, dtype=object).fillna("") if rows else pd.DataFrame(columns=[*REQUIRED, "_line"]), problems
+
+
+def _flat(value: object) -> str:
+    """JSON lists (phones, phone_ends) become blank-separated text, as in a CSV."""
+    if value is None:
+        return ""
+    return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.drop(columns="_line").astype(object)
+    for column in SECONDS:
+        if column in table:
+            table[column] = pd.to_numeric(table[column].replace("", np.nan)).astype(float)
+    return table.reset_index(drop=True)

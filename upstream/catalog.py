@@ -1,0 +1,244 @@
+"""Upstreams by name: `names()` lists the presets, `load()` makes one ready for extraction.
+
+A listing of `upstream/models` is the registry: a preset is called `<file>_<preset>`, or as its file when the
+preset has no name of its own. Only the file that a name points to is imported.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wavbench.upstream.errors import UserError, closest
+from wavbench.upstream.features import Features
+
+MODELS = Path(__file__).parent / "models"
+WEIGHTS = Path(__file__).parent / "weights"  # shipped checkpoints, one <preset name>.safetensors each
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+FORCE_HUB = "hub:"  # before a folder or id: use the model of transformers even where a native one exists
+
+
+class Upstream:
+    """A frozen model with its identity: waveforms in, features out, no gradients.
+
+    Args:
+        name: what it was asked for by.
+        model: module with `num_states`, `dim`, `frame_rate`, `min_samples` and
+            `forward(waveforms, lengths) -> Features`.
+        config: plain values that describe the model, `family` among them.
+        checkpoint: where the weights came from, for people.
+        device: where the model runs; features always come back on the CPU.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, *, config: dict, checkpoint: str, device: str | torch.device = "cpu"
+    ) -> None:
+        self.name = name
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.config = config
+        self.checkpoint = checkpoint
+        self.device = torch.device(device)
+        self.num_states: int = model.num_states
+        self.dim: int = model.dim
+        self.frame_rate: float = model.frame_rate  # Hz
+        self.min_samples: int = model.min_samples  # fewest samples that give one frame
+        self.normalisation: str = getattr(model, "normalisation", "none")  # what happens to the waveform first
+        self.needs_equal_lengths: bool = getattr(model, "needs_equal_lengths", False)
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    def __repr__(self) -> str:
+        return f"Upstream({self.name!r}, {self.num_states} states x {self.dim}, {self.checkpoint!r})"
+
+    @functools.cached_property
+    def weights_hash(self) -> str:
+        """BLAKE2b over the names, types, shapes and bytes of all weights: the same model, wherever it lies."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def __call__(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
+        features = self.model(waveforms.to(self.device, torch.float32), lengths.to(self.device))
+        return Features(features.states.cpu().float(), features.lengths.cpu(), features.frame_rate)
+
+    def extract(self, source: str | Path | np.ndarray | Tensor | Sequence) -> Features:
+        """Features of a file, of a 16 kHz waveform, or of a list of either, as one batch.
+
+        Args:
+            source: path of an audio file; one-dimensional samples at 16 kHz in [-1, 1]; or a list of those.
+
+        Raises:
+            UserError: a file does not decode, its samples cannot be speech, or it is shorter than one frame.
+        """
+        from wavbench.upstream import audio
+
+        several = isinstance(source, Sequence) and not isinstance(source, str)
+        waveforms = []
+        for one in source if several else [source]:
+            where = one if isinstance(one, str | Path) else f"waveform {len(waveforms)}"
+            try:
+                samples = audio.load_audio(one) if where is one else audio.prepare(np.asarray(one), 16_000)
+            except audio.AudioError as error:
+                raise UserError(f"not usable as speech: {error}", where=where) from None
+            if len(samples) < self.min_samples:
+                raise UserError(
+                    f"too short: {len(samples)} samples at 16 kHz give no frame",
+                    where=where,
+                    remedy=f"{self.name} needs at least {self.min_samples} samples "
+                    f"({1000 * self.min_samples / 16_000:.0f} ms): leave it out, or pad it",
+                )
+            waveforms.append(torch.from_numpy(np.ascontiguousarray(samples)))
+        lengths = torch.tensor([len(samples) for samples in waveforms])
+        return self(nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths)
+
+
+def families() -> list[str]:
+    """The model files, by name; nothing is imported."""
+    return sorted(path.stem for path in MODELS.glob("*.py") if not path.stem.startswith("_"))
+
+
+def family(name: str) -> ModuleType:
+    """The module of one family: `Config`, `build` and `presets`."""
+    return importlib.import_module(f"wavbench.upstream.models.{name}")
+
+
+def names() -> list[str]:
+    """All preset names. Imports every family."""
+    return [f"{stem}_{preset}" if preset else stem for stem in families() for preset in family(stem).presets]
+
+
+def find_preset(name: str) -> tuple[str, object] | None:
+    """Family and config of a preset name, importing only the family whose file name it starts with."""
+    stems = [stem for stem in families() if name == stem or name.startswith(f"{stem}_")]
+    for stem in sorted(stems, key=len, reverse=True):
+        presets = family(stem).presets
+        preset = name[len(stem) + 1 :]
+        if preset in presets:
+            return stem, presets[preset]
+    return None
+
+
+def describe(stem: str, config) -> dict:
+    """A config as plain JSON values, with its family."""
+    return {"family": stem, **json.loads(json.dumps(dataclasses.asdict(config)))}
+
+
+def build_random(stem: str, config, seed: int) -> nn.Module:
+    """A model with fresh weights from a seed; the caller's random state is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return family(stem).build(config)
+
+
+def load(
+    name: str,
+    *,
+    weights: str | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Upstream:
+    """An upstream by preset name, folder, `.safetensors` file or hub id.
+
+    Args:
+        name: a preset (`names()`); a folder in the layout of Hugging Face or with one checkpoint of ours; a
+            `.safetensors` file of ours; or a hub id such as `org/name`. With `hub:` before a folder or an id
+            the implementation of transformers is used even where there is a native one.
+        weights: `"random"` for a random twin: the same model with fresh weights from `seed`.
+        seed: of random weights.
+        revision: branch, tag or commit of a hub id.
+        device: where the model runs.
+
+    Raises:
+        UserError: the name is unknown, the preset has no weights, or a checkpoint does not fit its model.
+    """
+    if weights not in (None, "random"):
+        raise UserError(f"weights={weights} is not known", remedy="leave it out, or weights=random seed=0")
+    forced = name.startswith(FORCE_HUB)
+    place = name.removeprefix(FORCE_HUB)
+    path = Path(place)
+    if path.is_dir():
+        return _load_folder(name, path, weights, seed, device, force_hub=forced)
+    if path.suffix == ".safetensors" and not forced:
+        return _load_file(name, path, weights, seed, device)
+    if not forced and (found := find_preset(name)):
+        return _load_preset(name, *found, weights, seed, device)
+    if HUB_ID.fullmatch(place):
+        from wavbench.upstream.models.hub import download
+
+        folder = download(place, revision, weights=weights is None)
+        return _load_folder(name, folder, weights, seed, device, force_hub=forced, title=place)
+    raise UserError(
+        f"unknown upstream {name!r}",
+        why="it is no preset, no folder, no .safetensors file and no hub id (org/name)",
+        remedy=closest(name, names()),
+    )
+
+
+def _load_preset(name: str, stem: str, config, weights: str | None, seed: int, device) -> Upstream:
+    shipped = WEIGHTS / f"{name}.safetensors"
+    if weights == "random":
+        model, checkpoint = build_random(stem, config, seed), f"{name} random seed {seed}"
+    elif shipped.is_file():
+        return _load_file(name, shipped, None, seed, device, title=name)
+    else:
+        model, checkpoint = build_random(stem, config, seed), name
+        if next(model.parameters(), None) is not None:
+            raise UserError(
+                f"the preset {name} has no weights here",
+                why="a preset is a size, and no trained checkpoint of it is shipped",
+                remedy="weights=random seed=0 for a random twin, or the folder, file or hub id of a checkpoint",
+            )
+    return Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
+
+
+def _load_file(name: str, path: Path, weights: str | None, seed: int, device, title: str = "") -> Upstream:
+    from wavbench.upstream.checkpoints import fill, read_checkpoint
+
+    stem, config, state = read_checkpoint(path, with_weights=weights is None)
+    checkpoint = title or path.name
+    if weights == "random":
+        model, checkpoint = build_random(stem, config, seed), f"{checkpoint} random seed {seed}"
+    else:
+        model = fill(stem, config, state, where=path)
+    return Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
+
+
+def _load_folder(
+    name: str, folder: Path, weights: str | None, seed: int, device, *, force_hub: bool, title: str = ""
+) -> Upstream:
+    from wavbench.upstream import checkpoints
+
+    title = title or folder.resolve().name
+    if not (folder / "config.json").is_file():
+        return _load_file(name, checkpoints.only_checkpoint(folder), weights, seed, device, title=title)
+    if not force_hub and (native := checkpoints.native_config(folder)):
+        stem, config = native
+        if weights == "random":
+            model = build_random(stem, config, seed)
+        else:
+            state, _ = checkpoints.read_hugging_face(folder)
+            model = checkpoints.fill(stem, config, state, where=folder)
+        description = describe(stem, config)
+    else:
+        from wavbench.upstream.models import hub
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = hub.open_folder(folder, random=weights == "random")
+        description = {"family": "hub", **model.description}
+    checkpoint = f"{title} random seed {seed}" if weights == "random" else title
+    return Upstream(name, model, config=description, checkpoint=checkpoint, device=device)

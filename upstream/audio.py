@@ -55,8 +55,8 @@ def load_audio(
             if start:
                 if start * rate >= file.frames:
                     raise AudioError(f"start {start:g} s lies behind the file's end at {file.frames / rate:g} s")
-                file.seek(int(round(start * rate)))
-            wanted = None if end is None else int(round(end * rate)) - int(round(start * rate))
+                file.seek(round(start * rate))
+            wanted = None if end is None else round(end * rate) - round(start * rate)
             samples = _read(file, wanted, int(max_seconds * rate))
     except soundfile.SoundFileError as error:
         raise AudioError(

@@ -1,0 +1,109 @@
+"""Claims on blocks of work: identical workers share a store with nothing but files in one folder.
+
+A claim is a file created with O_EXCL, so on any POSIX or NFSv3+ file system exactly one worker gets it. It expires
+when its owner stops touching it, or at once when the owner was a process of this host that is gone; a block computed
+twice by accident changes nothing, because results are published by rename and an utterance is indexed once.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+
+EXPIRY = 600.0  # seconds without a sign of life; one batch on the slowest machine takes less
+
+
+class Claim:
+    """A block that this process works on. Use as a context manager; leaving it gives the block back."""
+
+    def __init__(self, path: Path, token: str) -> None:
+        self.path, self.token = path, token
+
+    def touch(self) -> None:
+        """Say that the owner is alive; called after every batch."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path)
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if (_read(self.path) or {}).get("token") == self.token:  # an expired claim may be another worker's by now
+            self.path.unlink(missing_ok=True)
+
+
+def take(folder: Path, key: str, expiry: float = EXPIRY) -> Claim | None:
+    """Claim a block, or return None when a living worker has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, token = folder / f"{key}.claim", uuid.uuid4().hex
+    for _ in range(2):
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            if not _drop_dead(path, expiry):
+                return None
+            continue
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"token": token, **owner(), "expires_after_s": expiry}, file)
+        return Claim(path, token)
+    return None
+
+
+def owner() -> dict:
+    """Who this process is, in a form that a process on the same host can check."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def is_dead(record: dict) -> bool:
+    """Whether the record names a process of this host that no longer runs (False when it cannot be known)."""
+    if record.get("host") != socket.gethostname() or not isinstance(record.get("pid"), int):
+        return False
+    try:
+        os.kill(record["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return record.get("born") != _born(record["pid"])  # the number was given to another process since
+
+
+def _born(pid: int) -> str:
+    """Start time of a process in clock ticks since boot, "" where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _drop_dead(path: Path, expiry: float) -> bool:
+    """Remove a claim whose owner is dead or silent; True when the claim can be tried again."""
+    try:
+        silent = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    record = _read(path)
+    # an unreadable claim is one being written, or one whose writer died in the act
+    if not (silent > expiry or (record is not None and is_dead(record)) or (record is None and silent > 10)):
+        return False
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return True
+    if _read(aside) != record:  # between the look and the rename another worker took the block: give it back
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+        aside.unlink(missing_ok=True)
+        return False
+    aside.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,287 @@
+"""One shard of a feature store: an HDF5 file that is published whole or not at all.
+
+Layout of a frame shard: `states` [layer, frame, dim] (layer-major: reading one layer is one sequential read), chunks
+(1, 256, dim), fletcher32; of a pooled shard: `mean` and `std` [utterance, layer, dim] float32. Tables beside it, one
+row per utterance: `ids`, `offsets`, `lengths` (frames), `hashes` (BLAKE2b of the stored states), `audio_hashes`,
+`audio_stats` (bytes, modification time in ns), `segments` (start, end in seconds). Utterances whose audio was refused
+stand in `rejected/`. The file's name ends in the SHA-256 of its bytes, so any flipped bit is found.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from wavbench.upstream.claims import is_dead, owner
+from wavbench.upstream.errors import UserError
+
+FORMAT_VERSION = 1
+CHUNK_FRAMES = 256
+NAME = re.compile(r"^[0-9a-z-]+-(?P<sha>[0-9a-f]{32})\.h5$")
+DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
+_STRING = h5py.string_dtype("utf-8")
+
+
+@dataclass(frozen=True)
+class AudioStamp:
+    """Which sound an utterance's features were made of.
+
+    Args:
+        hash: BLAKE2b of the audio file's bytes, "" where it could not be read.
+        size: bytes of the file, -1 where it is missing.
+        mtime_ns: its modification time; equal size and time spare hashing the file again.
+        start: first second of the segment, NaN for the whole file.
+        end: last second of the segment, NaN for the whole file.
+    """
+
+    hash: str
+    size: int
+    mtime_ns: int
+    start: float
+    end: float
+
+    def same_segment(self, other: "AudioStamp") -> bool:
+        return all(a == b or (a != a and b != b) for a, b in ((self.start, other.start), (self.end, other.end)))
+
+
+@dataclass
+class Rows:
+    """The tables of one shard, in its order."""
+
+    ids: list[str] = field(default_factory=list)
+    offsets: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    hashes: list[str] = field(default_factory=list)
+    stamps: list[AudioStamp] = field(default_factory=list)
+    rejected: dict[str, tuple[str, AudioStamp]] = field(default_factory=dict)  # id -> reason, stamp
+    written_at: float = 0.0  # seconds since the epoch; of two versions of a row the later one counts
+
+
+class Writer:
+    """Collects utterances and publishes them as shards.
+
+    Memory: the states that were added, once; nothing is copied until the file is written, and then one layer.
+
+    Args:
+        folder: the store's `shards` folder.
+        fingerprint: hash of the store's fingerprint, repeated in every shard.
+        dtype: "float16", "float32" or "int8".
+        pooled: whether means and deviations over frames are stored in place of frames.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, dtype: str, pooled: bool) -> None:
+        self.folder, self.fingerprint, self.dtype, self.pooled = folder, fingerprint, dtype, pooled
+        self.items: list[tuple[int, str, dict[str, np.ndarray], int, Future, AudioStamp]] = []
+        self.rejected: dict[str, tuple[str, AudioStamp]] = {}
+        self.hashers = ThreadPoolExecutor(2)  # BLAKE2b runs beside the model, outside the interpreter lock
+        self.bytes = 0
+
+    def add(self, position: int, id: str, states: np.ndarray, stamp: AudioStamp) -> None:
+        """Add one utterance; `position` (its manifest row) decides the order in the shard.
+
+        Args:
+            states: [layer, frame, dim] float32, finite (`check_states` says so).
+        """
+        arrays = pool(states) if self.pooled else quantize(states, self.dtype)
+        future = self.hashers.submit(content_hash, arrays)
+        self.items.append((position, id, arrays, states.shape[1], future, stamp))
+        self.bytes += sum(array.nbytes for array in arrays.values())
+
+    def reject(self, id: str, reason: str, stamp: AudioStamp) -> None:
+        self.rejected[id] = (reason, stamp)
+
+    def publish(self, key: str) -> Path | None:
+        """Write, fsync, rename, fsync the folder; the writer is empty afterwards.
+
+        Args:
+            key: what the shard holds, in its name: lower-case letters, digits and dashes.
+
+        Returns:
+            The shard, or None when there was nothing to write.
+        """
+        if not self.items and not self.rejected:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.items.sort(key=lambda item: item[0])
+        me = owner()
+        temporary = self.folder / f".tmp-{me['host']}-{me['pid']}-{me['born']}-{uuid.uuid4().hex}.h5"
+        try:
+            with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+                self._write(file)
+            with open(temporary, "rb") as written:
+                sha = hashlib.file_digest(written, "sha256").hexdigest()[:32]
+                os.fsync(written.fileno())
+            path = self.folder / f"{key}-{sha}.h5"
+            os.replace(temporary, path)
+            fsync_folder(self.folder)
+        except OSError as error:
+            raise UserError(
+                "a shard could not be written",
+                where=self.folder,
+                why=str(error),
+                remedy="free disk space or choose another stores= folder, then run the same command: it resumes",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.items, self.rejected, self.bytes = [], {}, 0
+        return path
+
+    def _write(self, file: h5py.File) -> None:
+        file.attrs.update(format_version=FORMAT_VERSION, fingerprint=self.fingerprint, written_at=time.time())
+        lengths = np.array([item[3] for item in self.items], np.int64)
+        file["ids"] = np.array([item[1] for item in self.items], dtype=object).astype(_STRING)
+        file["lengths"] = lengths
+        file["offsets"] = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if len(lengths) else lengths
+        file["hashes"] = np.array([item[4].result() for item in self.items], dtype="S32")
+        _write_stamps(file, [item[5] for item in self.items])
+        names = list(self.rejected)
+        group = file.create_group("rejected")
+        group["ids"] = np.array(names, dtype=object).astype(_STRING)
+        group["reasons"] = np.array([self.rejected[name][0] for name in names], dtype=object).astype(_STRING)
+        _write_stamps(group, [self.rejected[name][1] for name in names])
+        if not self.items:
+            return
+        if self.pooled:
+            for name in ("mean", "std"):
+                file.create_dataset(name, data=np.stack([i[2][name] for i in self.items]), fletcher32=True)
+            return
+        layers, _, dim = self.items[0][2]["states"].shape
+        total = int(lengths.sum())
+        shape, chunks = (layers, total, dim), (1, min(CHUNK_FRAMES, max(total, 1)), dim)
+        states = file.create_dataset("states", shape, DTYPES[self.dtype], chunks=chunks, fletcher32=True)
+        for layer in range(layers):
+            states[layer] = np.concatenate([item[2]["states"][layer] for item in self.items])
+        if self.dtype == "int8":
+            file.create_dataset("scales", data=np.stack([i[2]["scales"] for i in self.items]), fletcher32=True)
+
+
+def read_rows(path: Path, fingerprint: str | None = None) -> Rows:
+    """The tables of a shard.
+
+    Raises:
+        UserError: not a shard of this store, or damaged.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.attrs.get("fingerprint")
+            if fingerprint is not None and found != fingerprint:
+                raise UserError("a shard belongs to another store", where=path, remedy="move it out of this folder")
+            group = file["rejected"]
+            names, reasons = group["ids"].asstr()[:].tolist(), group["reasons"].asstr()[:].tolist()
+            rejected = {n: (r, s) for n, r, s in zip(names, reasons, _read_stamps(group), strict=True)}
+            return Rows(
+                ids=file["ids"].asstr()[:].tolist(),
+                offsets=file["offsets"][:],
+                lengths=file["lengths"][:],
+                hashes=[value.decode() for value in file["hashes"][:]],
+                stamps=_read_stamps(file),
+                rejected=rejected,
+                written_at=float(file.attrs["written_at"]),
+            )
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: object) -> UserError:
+    return UserError(
+        "a shard of the store is damaged",
+        where=path,
+        why=str(error)[:300],
+        remedy="`wavbench store verify` lists all damage; delete the shard and extract again: only it is recomputed",
+    )
+
+
+def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset that lies in this very file: a stranger's store must not read other files of the machine.
+
+    Raises:
+        UserError: it is missing, a link, or stored elsewhere.
+    """
+    link = file.get(name, getlink=True)
+    data = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        raise damaged(Path(file.filename), f"{name!r} is missing, or points out of the file")
+    return data
+
+
+def pool(states: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean and population standard deviation over frames, [layer, dim] float32, summed in float64."""
+    mean = states.mean(axis=1, dtype=np.float64)
+    std = np.sqrt(np.maximum(np.square(states - mean[:, None], dtype=np.float64).mean(axis=1), 0))
+    return {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
+
+
+def quantize(states: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+    """States as they are stored; int8 has one scale per layer and dimension, [layer, dim] float32."""
+    if dtype != "int8":
+        return {"states": states.astype(DTYPES[dtype])}
+    scales = np.maximum(np.abs(states).max(axis=1, initial=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    return {"states": np.rint(states / scales[:, None]).astype(np.int8), "scales": scales}
+
+
+def check_states(states: np.ndarray, dtype: str, layers: tuple[int, ...], id: str) -> None:
+    """Refuse what the type cannot hold, before the cast would turn it into an inf in a file.
+
+    Raises:
+        UserError: names the layer and the type that holds it.
+    """
+    peaks = np.abs(states).max(axis=(1, 2), initial=0)
+    for layer, peak in zip(layers, peaks, strict=True):
+        if not np.isfinite(peak):
+            raise UserError(
+                f"layer {layer} of the upstream gives NaN or infinite states",
+                where=f"utterance {id}",
+                remedy="check the checkpoint (`wavbench doctor`), or extract on the CPU in fp32",
+            )
+        if dtype == "float16" and peak > np.finfo(np.float16).max:
+            raise UserError(
+                f"layer {layer} reaches {peak:.3g}, beyond float16's 65504",
+                where=f"utterance {id}",
+                remedy="extract with dtype=float32, or without that layer (layers=...)",
+            )
+
+
+def content_hash(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.hexdigest()
+
+
+def remove_orphans(folder: Path, older_than: float) -> None:
+    """Delete the temporary files of writers that are gone."""
+    for path in folder.glob(".tmp-*.h5"):
+        host, _, rest = path.name.removeprefix(".tmp-").rpartition("-")[0].rpartition("-")
+        host, _, pid = host.rpartition("-")
+        gone = pid.isdigit() and is_dead({"host": host, "pid": int(pid), "born": rest})
+        with contextlib.suppress(FileNotFoundError):
+            if gone or time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_stamps(group: h5py.Group, stamps: list[AudioStamp]) -> None:
+    group["audio_hashes"] = np.array([stamp.hash for stamp in stamps], dtype="S32")
+    group["audio_stats"] = np.array([(s.size, s.mtime_ns) for s in stamps], np.int64).reshape(-1, 2)
+    group["segments"] = np.array([(s.start, s.end) for s in stamps], np.float64).reshape(-1, 2)
+
+
+def _read_stamps(group: h5py.Group) -> list[AudioStamp]:
+    tables = zip(group["audio_hashes"][:], group["audio_stats"][:], group["segments"][:], strict=True)
+    return [AudioStamp(h.decode(), int(a[0]), int(a[1]), float(s[0]), float(s[1])) for h, a, s in tables]

@@ -240,7 +240,7 @@ def align(events: list[tuple[float, str]], duration: float) -> tuple[list[str], 
     """Phones and their ends from the starts that espeak-ng reports.
 
     Stress marks go, length marks stay, a bare modifier joins the phone before it, pauses become `SIL`: from the
-    start, to the end, and wherever speech stops for `SHORTEST_PAUSE_S`. A phone of no length was never heard as
+    start, to the end, and wherever speech stops for `SHORTEST_PAUSE_S`. A change of language is silent, too. A phone of no length was never heard as
     such (espeak-ng has merged it into a neighbour) and goes too.
 
     Args:
@@ -252,7 +252,7 @@ def align(events: list[tuple[float, str]], duration: float) -> tuple[list[str], 
     """
     spans: list[tuple[str, float]] = [("SIL", 0.0)]  # phone, start
     for (start, name), (end, _) in zip(events, [*events[1:], (duration, "")], strict=True):
-        phone = "".join(sign for sign in name if sign not in "ˈˌ") or "SIL"
+        phone = "SIL" if name.startswith("(") else name.strip("ˈˌ") or "SIL"  # "(en)": a change of language
         if phone != "SIL" and all(unicodedata.category(sign) in ("Lm", "Mn") for sign in phone):
             spans[-1] = (spans[-1][0] + phone, spans[-1][1])
         elif (end > start and phone != spans[-1][0]) or (end > start and phone != "SIL"):

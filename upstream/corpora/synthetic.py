@@ -105,7 +105,7 @@ def voice(variant: str) -> Voice:
         tract=round(random.uniform(0.93, 1.08), 4),
         tilt=round(random.uniform(-0.3, 0.3), 4),
         pitch=round(random.uniform(38, 62), 2),
-        rate=round(random.uniform(160, 190), 1),
+        rate=round(random.uniform(185, 220), 1),
     )
 
 

@@ -4,7 +4,10 @@ Norms, linear layers and dropout work on a packed table as it is, so that paddin
 reaches a valid frame.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -39,3 +42,14 @@ def pack_padded(
 ) -> Float[Tensor, "total_frames *dim"]:
     """The valid frames of all utterances, one utterance after the other."""
     return padded[mask_from_lengths(lengths, padded.shape[1])]
+
+
+def pad_states(
+    packed: Float[Tensor, "states total_frames dim"], lengths: Sequence[int]
+) -> Float[Tensor, "batch states frames dim"]:
+    """Packed states of all layers to one block per utterance, zeros beyond each length."""
+    if len(lengths) == 1:
+        return packed[None]
+    size = max(lengths)
+    parts = packed.split(list(lengths), dim=1)
+    return torch.stack([F.pad(part, (0, 0, 0, size - part.shape[1])) for part in parts])

@@ -1,0 +1,130 @@
+"""The strided convolutions of wav2vec 2.0: valid samples to packed frames."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
+
+CHUNK = 500  # frames convolved at once when no gradient is kept: 10 s, 33 MB after the first layer of BASE
+
+Piece = tuple[int, int, int]  # utterance, first frame, number of frames
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions without padding, each followed by a norm (or none) and GELU.
+
+    Pieces of utterances lie one after the other in one long signal, at offsets that are multiples of the total
+    stride, so that frame j of a piece is frame offset/stride + j of the output; frames that straddle two pieces
+    are dropped. As nothing is padded, a frame sees its own receptive field and nothing else.
+
+    The group norm of the first layer looks at a whole utterance, which would undo this. But that layer is
+    linear and has one input channel, so the mean and variance of its outputs follow from the mean and the
+    covariance of the windows of samples that it sees (kernel x kernel numbers). They are folded into the weights
+    of each utterance, which also saves two passes over the largest tensor of the model, and lets an utterance
+    of any length be cut into chunks of bounded memory.
+
+    Args:
+        channels: outputs of each convolution.
+        kernels: width of each convolution, in its input steps.
+        strides: step of each convolution, in its input steps.
+        norm: "group": one norm, after the first layer, over all frames of an utterance, channel by channel;
+            "layer": a norm over channels after every layer.
+        bias: whether the convolutions add one.
+
+    Source: Baevski et al. 2020, wav2vec 2.0, section 4.2; fairseq's `ConvFeatureExtractionModel`.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int], norm: str, bias: bool = False
+    ) -> None:
+        super().__init__()
+        if norm not in ("group", "layer"):
+            raise ValueError(f"norm is {norm!r}; it is 'group' or 'layer'")
+        self.norm = norm
+        self.sizes = tuple(zip(kernels, strides, strict=True))
+        inputs = (1, *channels[:-1])
+        self.convs = nn.ModuleList(
+            nn.Conv1d(*width, kernel, stride, bias=bias)
+            for *width, kernel, stride in zip(inputs, channels, kernels, strides, strict=True)
+        )
+        # An affine norm over `channels` numbers, whether it is applied per channel or per frame.
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in (channels[:1] if norm == "group" else channels))
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight)
+
+    def forward(
+        self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "total_frames channels"], list[int]]:
+        """Packed frames of all utterances, and how many each of them has (none, if it is too short)."""
+        sizes = lengths.tolist()
+        frames = [frames_from_samples(size, self.sizes) for size in sizes]
+        first = [self._first_layer(waveforms[i, :size]) if frames[i] else None for i, size in enumerate(sizes)]
+        chunk = sum(frames) if torch.is_grad_enabled() else CHUNK
+        outputs = [self._chunk(waveforms, first, pieces) for pieces in cut(frames, chunk)]
+        if not outputs:
+            return waveforms.new_zeros(0, self.convs[-1].out_channels), frames
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0], frames
+
+    def _first_layer(self, waveform: Float[Tensor, " samples"]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the first convolution for one utterance, its group norm folded in."""
+        conv = self.convs[0]
+        if self.norm == "layer":
+            return conv.weight, conv.bias
+        kernel, stride = self.sizes[0]
+        windows = waveform.unfold(0, kernel, stride).double()  # (first_frames, kernel)
+        mean = windows.mean(dim=0)
+        windows = windows - mean
+        covariance = windows.T @ windows / len(windows)  # (kernel, kernel)
+        weight = conv.weight[:, 0].double()  # (channels, kernel)
+        variance = ((weight @ covariance) * weight).sum(dim=1)
+        scale = self.norms[0].weight * torch.rsqrt(variance + self.norms[0].eps)
+        shift = self.norms[0].bias - scale * (weight @ mean)  # the bias of the convolution cancels out
+        return (weight * scale[:, None])[:, None].to(waveform.dtype), shift.to(waveform.dtype)
+
+    def _chunk(
+        self, waveforms: Tensor, first: Sequence[tuple[Tensor, Tensor | None]], pieces: Sequence[Piece]
+    ) -> Tensor:
+        """Frames of some pieces, in their order."""
+        rest = self.sizes[1:]
+        step, hop = total_stride(self.sizes), total_stride(rest)
+        parts, kept, slot = [], [], 0
+        for utterance, start, count in pieces:
+            samples = waveforms[utterance, start * step : start * step + samples_from_frames(count, self.sizes)]
+            part = F.conv1d(samples[None, None], *first[utterance], stride=self.sizes[0][1])
+            slots = -(-part.shape[2] // hop)  # frames of the output that this piece takes up
+            kept.append(torch.arange(slot, slot + count, device=waveforms.device))
+            slot += slots
+            parts += [part, part.new_zeros(1, part.shape[1], slots * hop - part.shape[2])]
+        x = torch.cat(parts[:-1], dim=2) if len(pieces) > 1 else parts[0]  # (1, channels, steps)
+        x = self._activate(0, x)
+        for layer, conv in enumerate(self.convs[1:], start=1):
+            x = self._activate(layer, conv(x))
+        x = x[0].T  # (frames, channels)
+        return x[torch.cat(kept)] if len(pieces) > 1 else x
+
+    def _activate(self, layer: int, x: Tensor) -> Tensor:
+        if self.norm == "layer":
+            x = self.norms[layer](x.transpose(1, 2)).transpose(1, 2)
+        return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+
+
+def cut(frames: Sequence[int], chunk: int) -> Iterator[list[Piece]]:
+    """Utterances into groups of at most `chunk` frames; only utterances longer than a group are cut."""
+    group, room = [], chunk
+    for utterance, total in enumerate(frames):
+        if total > room and group:
+            yield group
+            group, room = [], chunk
+        for start in range(0, total, chunk):
+            count = min(chunk, total - start)
+            if count == chunk:
+                yield [(utterance, start, count)]
+            else:
+                group.append((utterance, start, count))
+                room -= count
+    if group:
+        yield group

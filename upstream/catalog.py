@@ -180,7 +180,7 @@ def load(
         from wavbench.upstream.models.hub import download
 
         folder = download(place, revision, weights=weights is None)
-        return _load_folder(name, folder, weights, seed, device, force_hub=forced, title=place)
+        return _load_folder(name, folder, weights, seed, device, force_hub=forced, title=f"{place}@{folder.name[:8]}")
     raise UserError(
         f"unknown upstream {name!r}",
         why="it is no preset, no folder, no .safetensors file and no hub id (org/name)",
@@ -194,14 +194,14 @@ def _load_preset(name: str, stem: str, config, weights: str | None, seed: int, d
         model, checkpoint = build_random(stem, config, seed), f"{name} random seed {seed}"
     elif shipped.is_file():
         return _load_file(name, shipped, None, seed, device, title=name)
+    elif hasattr(family(stem), "NEEDS_NO_WEIGHTS"):
+        model, checkpoint = family(stem).build(config), name
     else:
-        model, checkpoint = build_random(stem, config, seed), name
-        if next(model.parameters(), None) is not None:
-            raise UserError(
-                f"the preset {name} has no weights here",
-                why="a preset is a size, and no trained checkpoint of it is shipped",
-                remedy="weights=random seed=0 for a random twin, or the folder, file or hub id of a checkpoint",
-            )
+        raise UserError(
+            f"the preset {name} has no weights here",
+            why="a preset is a size, and no trained checkpoint of it is shipped",
+            remedy="weights=random seed=0 for a random twin, or the folder, file or hub id of a checkpoint",
+        )
     return Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
 
 
@@ -222,7 +222,7 @@ def _load_folder(
 ) -> Upstream:
     from wavbench.upstream import checkpoints
 
-    title = title or folder.resolve().name
+    title = title or folder.resolve().name or str(folder)
     if not (folder / "config.json").is_file():
         return _load_file(name, checkpoints.only_checkpoint(folder), weights, seed, device, title=title)
     if not force_hub and (native := checkpoints.native_config(folder)):

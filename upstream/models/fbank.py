@@ -15,6 +15,7 @@ from wavbench.upstream.lengths import frames_from_samples, mask_from_lengths
 
 SAMPLE_RATE = 16_000  # Hz
 LOG_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor below the logarithm
+NEEDS_NO_WEIGHTS = True  # has no parameters, so a preset is ready as it is
 BLOCK = 1_024  # frames transformed at once: 1.6 MB, which stays in the cache
 
 

@@ -3,7 +3,7 @@
 Source: Baevski et al. 2020, wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,3 +122,74 @@ presets = {
     # Trained on Libri-Light (60,000 h), and the shape of XLSR and MMS.
     "large_lv60": Config(**LARGE, normalise=True, conv_norm="layer", conv_bias=True, pre_norm=True),
 }
+
+
+def from_hugging_face(settings: Mapping, normalise: bool | None) -> Config | None:
+    """The config of a `config.json`; None where it asks for what is not built here (adapters, other activations).
+
+    Args:
+        settings: the file's content; absent values are the defaults of transformers.
+        normalise: what the preprocessor's file says, or None without one.
+    """
+    plain = {"add_adapter": (False,), "adapter_attn_dim": (None,), "feat_extract_norm": ("group", "layer")}
+    plain |= {"hidden_act": ("gelu",), "feat_extract_activation": ("gelu",)}
+    if any(settings.get(name, values[0]) not in values for name, values in plain.items()):
+        return None
+    values = {}
+    for name, theirs in HUGGING_FACE_SETTINGS.items():
+        if theirs in settings:
+            values[name] = (
+                tuple(settings[theirs]) if theirs.startswith("conv_") and name != "conv_bias" else settings[theirs]
+            )
+    if normalise is None:
+        normalise = values.get("conv_norm") == "layer"
+    return Config(normalise=normalise, **values)
+
+
+HUGGING_FACE_SETTINGS = {
+    "conv_channels": "conv_dim",
+    "conv_kernels": "conv_kernel",
+    "conv_strides": "conv_stride",
+    "conv_norm": "feat_extract_norm",
+    "conv_bias": "conv_bias",
+    "dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "inner_dim": "intermediate_size",
+    "position_kernel": "num_conv_pos_embeddings",
+    "position_groups": "num_conv_pos_embedding_groups",
+    "pre_norm": "do_stable_layer_norm",
+    "eps": "layer_norm_eps",
+}
+
+
+def hugging_face_names(config: Config) -> dict[str, tuple[str, ...]]:
+    """For every weight here, the weights of transformers that it is made of, one after the other."""
+    modules = {
+        "projection_norm": ("feature_projection.layer_norm",),
+        "projection": ("feature_projection.projection",),
+        "transformer.norm": ("encoder.layer_norm",),
+    }
+    for i in range(1 if config.conv_norm == "group" else len(config.conv_channels)):
+        modules[f"conv.norms.{i}"] = (f"feature_extractor.conv_layers.{i}.layer_norm",)
+    for i in range(config.num_layers):
+        ours, theirs = f"transformer.blocks.{i}", f"encoder.layers.{i}"
+        modules |= {
+            f"{ours}.attention.qkv": tuple(f"{theirs}.attention.{part}_proj" for part in "qkv"),
+            f"{ours}.attention.out": (f"{theirs}.attention.out_proj",),
+            f"{ours}.attention_norm": (f"{theirs}.layer_norm",),
+            f"{ours}.feed_forward.inner": (f"{theirs}.feed_forward.intermediate_dense",),
+            f"{ours}.feed_forward.out": (f"{theirs}.feed_forward.output_dense",),
+            f"{ours}.feed_forward_norm": (f"{theirs}.final_layer_norm",),
+        }
+    names = {
+        f"{ours}.{kind}": tuple(f"{part}.{kind}" for part in theirs)
+        for ours, theirs in modules.items()
+        for kind in ("weight", "bias")
+    }
+    positions = {"gain": "weight_g", "direction": "weight_v", "bias": "bias"}
+    names |= {f"transformer.positions.{k}": (f"encoder.pos_conv_embed.conv.{v}",) for k, v in positions.items()}
+    for i in range(len(config.conv_channels)):
+        for kind in ("weight", "bias") if config.conv_bias else ("weight",):
+            names[f"conv.convs.{i}.{kind}"] = (f"feature_extractor.conv_layers.{i}.conv.{kind}",)
+    return names

@@ -1,0 +1,266 @@
+"""Read and write weights: our own format, and the folders of Hugging Face.
+
+Pickles are only ever read by the loader of torch that admits nothing but tensors.
+"""
+
+import dataclasses
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wavbench.upstream import catalog
+from wavbench.upstream.errors import UserError
+
+FORMAT = "wavbench-1"
+State = dict[str, Tensor]
+
+
+def write_checkpoint(path: Path | str, family: str, config, state: Mapping[str, Tensor]) -> None:
+    """One safetensors file with the config in it; a kill leaves the old file or the new one, never half of one.
+
+    Args:
+        path: ends in `.safetensors`; replaced if it exists.
+        family: file name in `upstream/models`, without its suffix.
+        config: the dataclass that the family builds from.
+        state: the model's `state_dict()`.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    description = {name: value for name, value in catalog.describe(family, config).items() if name != "family"}
+    metadata = {"format": FORMAT, "family": family, "config": json.dumps(description)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary, metadata)
+        for place in (temporary, path.parent):
+            if place == path.parent:
+                os.replace(temporary, path)
+            handle = os.open(place, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path | str, with_weights: bool = True) -> tuple[str, object, State]:
+    """Family, config and weights of a file that `write_checkpoint` made.
+
+    Args:
+        path: the file.
+        with_weights: read the tensors too, or leave the last result empty.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or another program wrote it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("there is no such checkpoint", where=path, remedy="check the path")
+    metadata, state = _read_safetensors(path, with_weights)
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            "this .safetensors file does not say what model it belongs to",
+            where=path,
+            why=f"it lacks the description that wavbench writes ({FORMAT})",
+            remedy="for a Hugging Face checkpoint name its folder, which holds config.json too",
+        )
+    family = metadata.get("family", "")
+    try:
+        if family not in catalog.families():
+            raise ValueError(f"there is no family {family!r}; known: {', '.join(catalog.families())}")
+        config = config_from(catalog.family(family).Config, json.loads(metadata["config"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            "the checkpoint's description cannot be used", where=path, why=str(error), remedy="write it again"
+        ) from None
+    return family, config, state
+
+
+def config_from(kind: type, values: Mapping):
+    """A config dataclass from plain JSON values; lists become tuples."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"{kind.__module__} knows no {', '.join(unknown)}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def fill(family: str, config, state: Mapping[str, Tensor], where: object) -> nn.Module:
+    """A model with these weights, as float32; nothing is drawn at random on the way.
+
+    Raises:
+        UserError: weights are missing, unknown, or of another shape.
+    """
+    with torch.device("meta"):
+        model = catalog.family(family).build(config)
+    expected = model.state_dict()
+    _refuse(
+        where,
+        missing=sorted(set(expected) - set(state)),
+        unexpected=sorted(set(state) - set(expected)),
+        misshapen=[
+            f"{name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+    )
+    model.load_state_dict({name: tensor.float().contiguous() for name, tensor in state.items()}, assign=True)
+    return model
+
+
+def only_checkpoint(folder: Path) -> Path:
+    """The checkpoint of ours in a folder: `checkpoint.safetensors`, or the only `.safetensors` file."""
+    files = sorted(folder.glob("*.safetensors"))
+    named = [path for path in files if path.name == "checkpoint.safetensors"]
+    if not files or (len(files) > 1 and not named):
+        raise UserError(
+            "this folder is no checkpoint",
+            where=folder,
+            why=f"it has no config.json, and {len(files) or 'no'} .safetensors files",
+            remedy="a folder with config.json and model.safetensors (Hugging Face), or the path of one file",
+        )
+    return (named or files)[0]
+
+
+def read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.name} cannot be read", where=path, why=str(error), remedy="fetch it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path.name} holds no object", where=path, remedy="fetch it again")
+    return value
+
+
+def native_config(folder: Path) -> tuple[str, object] | None:
+    """Family and config of a Hugging Face folder; None where no file in `upstream/models` covers it.
+
+    The waveform is normalised as `preprocessor_config.json` says; without that file, as the released models
+    were trained: exactly where the convolutions have layer norms.
+    """
+    settings = read_json(folder / "config.json")
+    family = str(settings.get("model_type", "")).replace("-", "_")
+    if family not in catalog.families() or not hasattr(catalog.family(family), "from_hugging_face"):
+        return None
+    normalise = None
+    if (folder / "preprocessor_config.json").is_file():
+        normalise = bool(read_json(folder / "preprocessor_config.json").get("do_normalize", True))
+    try:
+        config = catalog.family(family).from_hugging_face(settings, normalise)
+    except (TypeError, ValueError) as error:
+        raise UserError("config.json cannot be used", where=folder / "config.json", why=str(error)) from None
+    return None if config is None else (family, config)
+
+
+def read_hugging_face(folder: Path) -> tuple[State, list[str]]:
+    """Weights of a Hugging Face folder under native names, and the names of those left out.
+
+    Checkpoints with a head (pretraining, CTC) keep the encoder under a prefix; all that lies beside it is left
+    out, and so is the vector that replaces masked frames.
+
+    Raises:
+        UserError: a file is damaged or holds more than tensors, or encoder weights are missing or unknown.
+    """
+    native = native_config(folder)
+    if native is None:
+        raise ValueError(f"no native family covers {folder}")
+    family, config = native
+    state = {_old_weight_norm(name): tensor for name, tensor in _read_folder(folder).items()}
+    prefix = f"{family}."
+    left_out = []
+    if any(name.startswith(prefix) for name in state):
+        left_out = [name for name in state if not name.startswith(prefix)]
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    left_out += [name for name in state if name == "masked_spec_embed"]
+    state.pop("masked_spec_embed", None)
+
+    sources = catalog.family(family).hugging_face_names(config)
+    wanted = [name for names in sources.values() for name in names]
+    _refuse(folder, missing=sorted(set(wanted) - set(state)), unexpected=sorted(set(state) - set(wanted)))
+    try:
+        return {
+            name: torch.cat([state[part] for part in parts]) if len(parts) > 1 else state[parts[0]]
+            for name, parts in sources.items()
+        }, sorted(left_out)
+    except RuntimeError as error:
+        raise UserError("weights do not fit together", where=folder, why=str(error)) from None
+
+
+def _old_weight_norm(name: str) -> str:
+    for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
+        name = name.replace(f"parametrizations.weight.{new}", old)
+    return name
+
+
+def _read_folder(folder: Path) -> State:
+    """All tensors of a folder: safetensors where there are any, one file or several."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
+        if single.is_file():
+            files = [single]
+        elif index.is_file():
+            names = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
+            files = [folder / Path(name).name for name in names]  # a name never leads out of the folder
+            if absent := [path.name for path in files if not path.is_file()]:
+                raise UserError(f"{index.name} names files that are not there: {', '.join(absent)}", where=folder)
+        else:
+            continue
+        read = _read_safetensors if suffix == "safetensors" else _read_bin
+        return {name: tensor for path in files for name, tensor in read(path)[1].items()}
+    raise UserError(
+        "this folder has no weights",
+        where=folder,
+        why="neither model.safetensors nor pytorch_model.bin",
+        remedy="fetch them, or weights=random for a random twin",
+    )
+
+
+def _read_safetensors(path: Path, with_weights: bool = True) -> tuple[dict[str, str], State]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_weights else {}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path.name} is damaged", where=path, why=str(error), remedy="fetch or write it again"
+        ) from None
+
+
+def _read_bin(path: Path) -> tuple[dict, State]:
+    """A pickle, through the loader that builds tensors and nothing else; there is no second try without it."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path.name} is damaged, or holds more than tensors",
+            where=path,
+            why=str(error).split("\n")[0],
+            remedy="a pickle can run code, so only tensors are read: convert it to model.safetensors",
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path.name} is damaged", where=path, why=str(error), remedy="fetch it again") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"{path.name} is no table of tensors", where=path, remedy="convert it to model.safetensors")
+    return {}, state
+
+
+def _refuse(where: object, **faults: list[str]) -> None:
+    """Raise if anything is wrong with the weights, naming the first few of each kind."""
+    lines = []
+    for kind, names in faults.items():
+        if names:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            lines.append(f"{len(names)} {kind}: {', '.join(names[:8])}{more}")
+    if lines:
+        raise UserError(
+            "the weights do not fit the model",
+            where=where,
+            why="; ".join(lines),
+            remedy="weights and config must come from the same checkpoint",
+        )

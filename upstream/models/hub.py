@@ -1,0 +1,233 @@
+"""Any speech encoder of transformers, from a folder or the Hub: the door for families not built here.
+
+Padding reaches valid frames in many of these models (by as much as half of a feature's norm where there is a
+group norm), so they run one utterance, or utterances of equal length, at a time.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wavbench.upstream.errors import UserError
+from wavbench.upstream.features import Features
+from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
+from wavbench.upstream.lengths import samples_from_frames
+
+SAMPLE_RATE = 16_000  # Hz
+PROBE = SAMPLE_RATE  # samples of noise that a model of unknown shape is measured with
+PASSING = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")  # not the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    kind: str  # `model_type` of transformers
+    settings: dict = field(default_factory=dict)  # what differs from the defaults of its configuration
+    normalise: bool = False  # each waveform to zero mean and unit variance first
+
+
+class Hub(nn.Module):
+    """A model of transformers with the face of an upstream.
+
+    Args:
+        encoder: takes waveforms, or what `extractor` makes of them, and returns hidden states.
+        kind: `model_type`.
+        settings: its configuration as plain values.
+        normalise: each waveform to zero mean and unit variance first.
+        extractor: feature extractor of models that see log mel spectra; None where they see waveforms.
+    """
+
+    needs_equal_lengths = True
+
+    def __init__(self, encoder: nn.Module, *, kind: str, settings: dict, normalise: bool, extractor=None) -> None:
+        super().__init__()
+        self.encoder = encoder.eval()
+        self.extractor = extractor
+        self.normalise = normalise
+        self.window = getattr(extractor, "n_samples", None)  # samples that every input is filled up to (Whisper)
+        self.normalisation = (
+            UNIT_VARIANCE if normalise else f"none ({type(extractor).__name__})" if extractor else "none"
+        )
+        self.description = {"kind": kind, "settings": settings, "normalise": normalise}
+        self._measure()
+
+    def _measure(self) -> None:
+        """Number and width of the states, frame rate, and the shortest utterance."""
+        config = self.encoder.config
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            noise = 0.1 * torch.randn(1, 3 * PROBE)
+            states = self._states(noise[:, :PROBE])
+            self.num_states, _, frames, self.dim = states.shape
+            kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+            if self.window:
+                self.positions = frames  # for the whole window
+                self.frame_rate, self.min_samples = frames * SAMPLE_RATE / self.window, 1
+            elif kernels and strides and self.extractor is None:
+                self.frame_rate = SAMPLE_RATE / math.prod(strides)
+                self.min_samples = samples_from_frames(1, tuple(zip(kernels, strides, strict=True)))
+            else:
+                self.frame_rate = (self._states(noise).shape[2] - frames) / 2
+                low, high = 0, PROBE  # no frame, at least one
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    low, high = (low, middle) if self._gives_frames(noise[:, :middle]) else (middle, high)
+                self.min_samples = high
+
+    def _gives_frames(self, waveform: Tensor) -> bool:
+        try:
+            return self._states(waveform).shape[2] > 0
+        except (RuntimeError, ValueError, IndexError):  # how a model says that its input is too short
+            return False
+
+    def forward(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
+        sizes = lengths.tolist()
+        results: dict[int, Tensor] = {}
+        for size in sorted(set(sizes)):
+            members = [i for i, other in enumerate(sizes) if other == size]
+            if size >= self.min_samples:
+                batch = self._states(waveforms[members, :size]).transpose(0, 1)
+                results |= dict(zip(members, batch, strict=True))
+            else:
+                results |= {i: waveforms.new_zeros(self.num_states, 0, self.dim) for i in members}
+        frames = [results[i].shape[1] for i in range(len(sizes))]
+        states = torch.stack([F.pad(results[i], (0, 0, 0, max(frames) - n)) for i, n in enumerate(frames)])
+        return Features(states, torch.tensor(frames, device=lengths.device), self.frame_rate)
+
+    def _states(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "states batch frames dim"]:
+        """All states of utterances of one length, without any padding."""
+        samples = waveforms.shape[1]
+        if self.window and samples > self.window:
+            raise UserError(
+                f"an utterance of {samples / SAMPLE_RATE:.1f} s is too long for this model",
+                why=f"it sees {self.window / SAMPLE_RATE:.0f} s, and what lies beyond would be lost silently",
+                remedy="cut it with the manifest's start and end columns",
+            )
+        if self.extractor is None:
+            if self.normalise:
+                waveforms = normalise_waveforms(
+                    waveforms, torch.full((len(waveforms),), samples, device=waveforms.device)
+                )
+            inputs = {self.encoder.main_input_name: waveforms}
+        else:
+            arrays = list(waveforms.detach().cpu().numpy())
+            inputs = self.extractor(arrays, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(waveforms.device)
+        output = self.encoder(**inputs, output_hidden_states=True)
+        states = list(output.hidden_states)
+        if output.last_hidden_state.shape == states[-1].shape:
+            states[-1] = output.last_hidden_state  # after the final norm, whatever the version of transformers
+        states = torch.stack(states)
+        if self.window and hasattr(self, "positions"):
+            states = states[:, :, : math.ceil(samples * self.positions / self.window)]
+        return states
+
+
+def build(config: Config) -> Hub:
+    """A model with random weights."""
+    from transformers import AutoConfig, AutoModel
+
+    theirs = AutoConfig.for_model(config.kind, **config.settings)
+    return _wrap(AutoModel.from_config(theirs, trust_remote_code=False), theirs, config.normalise)
+
+
+def open_folder(folder: Path, *, random: bool = False) -> Hub:
+    """The encoder in a Hugging Face folder; with `random`, one of its configuration.
+
+    Raises:
+        UserError: transformers does not know the model, or weights are missing, damaged or of another shape.
+    """
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+    extractor, normalise = None, False
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if (folder / "preprocessor_config.json").is_file():
+            settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+            if settings.get("feature_extractor_type", "Wav2Vec2FeatureExtractor") == "Wav2Vec2FeatureExtractor":
+                normalise = bool(settings.get("do_normalize", True))
+            else:
+                extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+        if random:
+            model, report = AutoModel.from_config(config, trust_remote_code=False), {}
+        else:
+            model, report = AutoModel.from_pretrained(
+                folder,
+                trust_remote_code=False,
+                weights_only=True,
+                use_safetensors=bool(list(folder.glob("*.safetensors"))),
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+        raise UserError("transformers cannot open this folder", where=folder, why=str(error).strip()) from None
+    except Exception as error:  # safetensors and pickle raise types of their own
+        if type(error).__name__ not in ("SafetensorError", "UnpicklingError"):
+            raise
+        raise UserError("the weights are damaged", where=folder, why=str(error), remedy="fetch them again") from None
+    missing = [name for name in report.get("missing_keys", ()) if not name.endswith("masked_spec_embed")]
+    if missing or report.get("mismatched_keys"):
+        raise UserError(
+            "the weights do not fit the model",
+            where=folder,
+            why=f"missing: {missing[:8]}; of another shape: {list(report.get('mismatched_keys', ()))[:8]}",
+            remedy="weights and config must come from the same checkpoint",
+        )
+    return _wrap(model, config, normalise, extractor)
+
+
+def _wrap(model: nn.Module, config, normalise: bool, extractor=None) -> Hub:
+    settings = json.loads(config.to_json_string(use_diff=True))
+    settings = {name: value for name, value in settings.items() if name not in PASSING}
+    encoder = model.get_encoder() if config.is_encoder_decoder else model
+    return Hub(encoder, kind=config.model_type, settings=settings, normalise=normalise, extractor=extractor)
+
+
+def download(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """A snapshot of a Hub repository: JSON files and weights, safetensors where there are any.
+
+    Raises:
+        UserError: there is no connection, no such repository or revision, or no right to read it.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HTTPError  # of whatever library it speaks HTTP with
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+        )
+        return Path(folder)
+
+    try:
+        folder = fetch(["*.json", "*.safetensors"] if weights else ["*.json"])
+        if weights and not list(folder.glob("*.safetensors")):
+            folder = fetch(["*.json", "pytorch_model*.bin"])
+    except (HTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name} cannot be fetched",
+            where=f"revision {revision}" if revision else "",
+            why=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            remedy="check the spelling and the connection, or fetch the folder elsewhere and name its path",
+        ) from None
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name} has no config.json", remedy="only models in the layout of transformers can be opened")
+    return folder
+
+
+TINY = {
+    "conv_dim": (64,) * 7,
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "num_conv_pos_embeddings": 32,
+}
+presets = {
+    "wavlm_tiny": Config(kind="wavlm", settings=TINY),
+    "hubert_tiny": Config(kind="hubert", settings=TINY),
+}

@@ -1,8 +1,8 @@
 """Speech and its phones from espeak-ng, each batch of sentences in a process of its own.
 
-Two facts decide the shape of this file. espeak-ng keeps global state from call to call (its noise source, its
-flutter), so the same sentence sounds different the second time: only the same calls in a fresh process give the
-same samples. And it is C code that can die. So a batch is one process with a fixed list of jobs, and its death is
+Three facts decide the shape of this file. espeak-ng keeps global state from call to call, so the same sentence
+sounds different the second time: only the same calls in a fresh process give the same samples. Its breath noise is
+seeded by the clock, unless it is told otherwise. And it is C code that can die. So a batch is one process with a fixed list of jobs, and its death is
 an error message here, not the death of the caller.
 
     python -m wavbench.upstream.espeak < jobs.jsonl > spoken.jsonl
@@ -49,7 +49,7 @@ class Job:
         noise: root mean square of a white noise floor, dB below full scale.
         lead: silence before, seconds.
         tail: silence after, seconds.
-        seed: of the noise.
+        seed: of the noise floor, and of the breath that some variants have.
     """
 
     path: str
@@ -176,6 +176,7 @@ class _Synthesiser:
         )
         if self.sample_rate <= 0:
             raise RuntimeError(f"espeak_Initialize returned {self.sample_rate}")
+        self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self._callback = _CALLBACK(self._receive)  # kept here, or it is collected while C still calls it
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -206,6 +207,7 @@ class _Synthesiser:
             (_VOLUME, 50),  # of 200: loud variants clip at their usual 100
         ):
             self._library.espeak_SetParameter(parameter, value, 0)
+        self._library.espeak_ng_SetRandSeed(job.seed & 0x7FFFFFFF)  # else breath is seeded by the clock
         text = job.text.encode() + b"\0"
         if self._library.espeak_Synth(text, len(text), 0, 1, 0, _UTF8, None, None):
             raise RuntimeError(f"espeak-ng would not say {job.text!r}")

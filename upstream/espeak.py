@@ -2,8 +2,8 @@
 
 Three facts decide the shape of this file. espeak-ng keeps global state from call to call, so the same sentence
 sounds different the second time: only the same calls in a fresh process give the same samples. Its breath noise is
-seeded by the clock, unless it is told otherwise. And it is C code that can die. So a batch is one process with a fixed list of jobs, and its death is
-an error message here, not the death of the caller.
+seeded by the clock, unless it is told otherwise. And it is C code that can die. So a batch is one process with a
+fixed list of jobs, and its death is an error message here, not the death of the caller.
 
     python -m wavbench.upstream.espeak < jobs.jsonl > spoken.jsonl
 """
@@ -105,10 +105,15 @@ def speak(jobs: list[Job]) -> list[Spoken]:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = finished.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise _failure(jobs, ": ".join([how, *last]))
-    spoken = [json.loads(line) for line in finished.stdout.decode().splitlines()]
+    spoken = [spoken_from(json.loads(line)) for line in finished.stdout.decode().splitlines()]
     if len(spoken) != len(jobs):
         raise _failure(jobs, f"{len(jobs)} sentences went in, {len(spoken)} came out")
-    return [Spoken(one["duration"], tuple(one["phones"]), tuple(one["phone_ends"])) for one in spoken]
+    return spoken
+
+
+def spoken_from(fields: dict) -> Spoken:
+    """What JSON kept of a `Spoken`."""
+    return Spoken(fields["duration"], tuple(fields["phones"]), tuple(fields["phone_ends"]))
 
 
 def require() -> None:
@@ -242,8 +247,8 @@ def align(events: list[tuple[float, str]], duration: float) -> tuple[list[str], 
     """Phones and their ends from the starts that espeak-ng reports.
 
     Stress marks go, length marks stay, a bare modifier joins the phone before it, pauses become `SIL`: from the
-    start, to the end, and wherever speech stops for `SHORTEST_PAUSE_S`. A change of language is silent, too. A phone of no length was never heard as
-    such (espeak-ng has merged it into a neighbour) and goes too.
+    start, to the end, and wherever speech stops for `SHORTEST_PAUSE_S`. A change of language is silent, too. A phone
+    of no length was never heard as such (espeak-ng has merged it into a neighbour) and goes.
 
     Args:
         events: (start in seconds, IPA or "" for a pause), starts never falling.

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -199,7 +200,7 @@ def _utterance(
         text=said,
         rate=round(who.rate * style.rate * random.uniform(0.92, 1.08)),
         pitch=round(_within(who.pitch + style.pitch + random.uniform(-6, 6))),
-        pitch_range=round(_within(50 + style.pitch_range + random.uniform(-12, 12))),
+        pitch_range=round(_within(50 + style.pitch_range + random.uniform(-18, 18))),
         tract=round(who.tract * random.uniform(0.99, 1.01), 4),
         tilt=round(who.tilt + style.tilt + random.uniform(-0.08, 0.08), 4),
         level=round(-25 + style.level + random.uniform(-4, 4), 2),
@@ -250,8 +251,8 @@ def manifest(
         progress: called with (utterances spoken, utterances in all), at the start and after each speaker.
 
     Raises:
-        UserError: an argument is out of its range, the folder holds the corpus of other arguments, the `synthetic`
-            extra is missing, or the synthesiser failed.
+        UserError: an argument is out of its range, the folder holds the corpus of other arguments or a manifest that
+            was changed, the `synthetic` extra is missing, or the synthesiser failed.
     """
     root = Path(root).resolve()
     parameters = {
@@ -267,19 +268,18 @@ def manifest(
         return path
     espeak.require()
     planned = plan(seed=seed, utterances=utterances, languages=tuple(languages), speakers=tuple(speakers))
-    (root / "parts").mkdir(parents=True, exist_ok=True)
     spoken = _speak_all(root, planned, workers, progress or (lambda done, total: None))
     write_manifest(_table(planned, spoken), path)
     made = {**parameters, "synthetic": synthetic, "versions": _versions(), "manifest": _hash(path.read_bytes())}
     _write(root / "corpus.json", json.dumps(made, indent=1) + "\n")
-    for part in (root / "parts").glob("*.json"):
-        part.unlink()
-    (root / "parts").rmdir()
+    shutil.rmtree(root / "parts", ignore_errors=True)
+    for left in (root / "audio").glob("*/.*.flac.*"):  # a killed build was writing these
+        left.unlink(missing_ok=True)
     return path
 
 
 def _is_built(root: Path, parameters: dict, path: Path) -> bool:
-    """True when `root` holds exactly this corpus, unchanged; refuses to overwrite another one."""
+    """True when `root` holds exactly this corpus; refuses to overwrite another one, or a person's changes to it."""
     if not (root / "corpus.json").is_file():
         return False
     made = json.loads((root / "corpus.json").read_text(encoding="utf-8"))
@@ -287,8 +287,11 @@ def _is_built(root: Path, parameters: dict, path: Path) -> bool:
     if other:
         remedy = "build into another folder, or delete this one"
         raise UserError("the folder holds another corpus", where=root, why="; ".join(other), remedy=remedy)
-    if not path.is_file() or _hash(path.read_bytes()) != made["manifest"]:
+    if not path.is_file():
         return False
+    if _hash(path.read_bytes()) != made["manifest"]:
+        remedy = "use it as manifest=PATH if that is meant, or delete it to have it built again"
+        raise UserError("the manifest was changed after it was built", where=path, remedy=remedy)
     return all((root / audio).is_file() for audio in pd.read_csv(path, usecols=["audio"])["audio"])
 
 
@@ -321,7 +324,7 @@ def _speak_part(root: Path, speaker: str, part: list[Planned]) -> list[espeak.Sp
     if done.is_file() and all((root / one.audio).is_file() for one in part):
         held = json.loads(done.read_text(encoding="utf-8"))
         if held["jobs"] == wanted:
-            return [espeak.Spoken(**one) for one in held["spoken"]]
+            return [espeak.spoken_from(one) for one in held["spoken"]]
     spoken = espeak.speak([_at(root, one.job) for one in part])
     _write(done, json.dumps({"jobs": wanted, "spoken": [asdict(one) for one in spoken]}))
     return spoken
@@ -354,6 +357,7 @@ def _hash(data: bytes) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -1,0 +1,107 @@
+"""Scores from per-utterance counts and trial scores: pure functions, each able to weight its rows.
+
+Every metric reads only the columns of a scores table, so that a value, its interval and its tests can be recomputed
+from the files beside a record. `weights` is (resamples, rows): how often each row counts in each bootstrap resample.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Num
+
+from wavbench.upstream.errors import UserError
+
+
+def edit_distances(references: Sequence[Sequence], hypotheses: Sequence[Sequence]) -> Int[np.ndarray, " utterances"]:
+    """Insertions, deletions and substitutions of each hypothesis (Levenshtein distance over symbols)."""
+    from rapidfuzz.distance import Levenshtein
+
+    return np.array([Levenshtein.distance(r, h) for r, h in zip(references, hypotheses, strict=True)], np.int64)
+
+
+def error_rate(
+    scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"] | None = None, suffix: str = ""
+) -> Float[np.ndarray, " resamples"]:
+    """Errors per hundred reference tokens, from the columns `errors` and `tokens` (PER, WER, and 100 - accuracy)."""
+    errors, tokens = scores[f"errors{suffix}"].to_numpy(float), scores[f"tokens{suffix}"].to_numpy(float)
+    weights = np.ones((1, len(scores))) if weights is None else weights
+    return 100 * (weights @ errors) / np.maximum(weights @ tokens, 1e-12)
+
+
+def accuracy(
+    scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"] | None = None, suffix: str = ""
+) -> Float[np.ndarray, " resamples"]:
+    """Percent right."""
+    return 100 - error_rate(scores, weights, suffix)
+
+
+def macro_recall(scores: pd.DataFrame) -> float:
+    """Percent right, averaged over the classes of `label`."""
+    right = 1 - scores["errors"].to_numpy(float) / scores["tokens"].to_numpy(float)
+    return float(100 * pd.Series(right).groupby(scores["label"].to_numpy()).mean().mean())
+
+
+def error_curve(
+    scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Miss and false-alarm rates at every threshold, each (resamples, distinct scores + 1), thresholds descending.
+
+    Trials of one score move together: a threshold cannot separate them.
+    """
+    score, target = scores["score"].to_numpy(float), scores["target"].to_numpy(bool)
+    order = np.argsort(-score, kind="stable")
+    weights = np.ones((1, len(scores))) if weights is None else weights
+    hits = np.cumsum(weights[:, order] * target[order], axis=1)
+    alarms = np.cumsum(weights[:, order] * ~target[order], axis=1)
+    last = np.append(np.diff(score[order]) != 0, True)  # the last trial of each distinct score
+    zero = np.zeros((len(weights), 1))
+    hits, alarms = np.hstack([zero, hits[:, last]]), np.hstack([zero, alarms[:, last]])
+    return 1 - hits / np.maximum(hits[:, -1:], 1e-12), alarms / np.maximum(alarms[:, -1:], 1e-12)
+
+
+def equal_error_rate(
+    scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"] | None = None
+) -> Float[np.ndarray, " resamples"]:
+    """Percent at which misses equal false alarms, interpolated on the line between the two nearest thresholds.
+
+    Args:
+        scores: columns `score` (higher: more alike) and `target` (same speaker).
+
+    Raises:
+        UserError: there are no target trials, or nothing but.
+    """
+    if scores["target"].nunique() < 2:
+        raise UserError("an equal error rate needs trials of both kinds", remedy="give trials with and without target")
+    miss, alarm = error_curve(scores, weights)
+    gap = alarm - miss  # rises from -1 to 1
+    after = np.argmax(gap >= 0, axis=1)
+    rows, before = np.arange(len(gap)), np.maximum(after - 1, 0)
+    rise = gap[rows, after] - gap[rows, before]
+    share = np.where(rise > 0, -gap[rows, before] / np.where(rise > 0, rise, 1), 0)
+    return 100 * (alarm[rows, before] + share * (alarm[rows, after] - alarm[rows, before]))
+
+
+def min_dcf(scores: pd.DataFrame, target_prior: float = 0.01) -> float:
+    """Least normalised detection cost over thresholds, both costs 1.
+
+    Source: NIST SRE 2016 evaluation plan, section 3.1.
+    """
+    miss, alarm = error_curve(scores)
+    cost = target_prior * miss + (1 - target_prior) * alarm
+    return float(cost.min() / min(target_prior, 1 - target_prior))
+
+
+METRICS = {"accuracy": accuracy, "frame accuracy": accuracy, "PER": error_rate, "EER": equal_error_rate}
+
+
+def secondary(metric: str, scores: pd.DataFrame) -> dict[str, float]:
+    """The other numbers that belong beside a metric, the score of knowing nothing (`chance`) among them."""
+    if metric == "EER":
+        return {"min_dcf_0.01": min_dcf(scores), "trials": float(len(scores)), "chance": 50.0}
+    if metric == "frame accuracy":
+        return {"speech_accuracy": float(accuracy(scores, suffix="_speech")[0])}
+    if metric == "accuracy":
+        share = scores["label"].value_counts(normalize=True)
+        return {"macro_recall": macro_recall(scores), "classes": float(len(share)), "chance": float(100 * share.max())}
+    return {}

@@ -330,9 +330,9 @@ def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim
         claim.touch()
         job.report()
         if time.monotonic() - started > job.publish_seconds:
-            job.writer.publish(key)
+            job.writer.publish(key, time.monotonic() - started)
             started = time.monotonic()
-    job.writer.publish(key)
+    job.writer.publish(key, time.monotonic() - started)
 
 
 def _key(ids: list[str]) -> str:

@@ -143,7 +143,7 @@ def write_manifest(table: pd.DataFrame, path: Path | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def phones_of(row: pd.Series) -> tuple[list[str], np.ndarray]:
+def phones_of(row: dict) -> tuple[list[str], np.ndarray]:
     """Phones and their end times in seconds (empty where the row has no times)."""
     ends = np.array([float(end) for end in str(row.get("phone_ends", "")).split()])
     return str(row["phones"]).split(), ends

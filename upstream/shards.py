@@ -62,6 +62,7 @@ class Rows:
     hashes: list[str] = field(default_factory=list)
     stamps: list[AudioStamp] = field(default_factory=list)
     rejected: dict[str, tuple[str, AudioStamp]] = field(default_factory=dict)  # id -> reason, stamp
+    work_seconds: float = 0.0  # that computing them took
     written_at: float = 0.0  # seconds since the epoch; of two versions of a row the later one counts
 
 
@@ -98,11 +99,12 @@ class Writer:
     def reject(self, id: str, reason: str, stamp: AudioStamp) -> None:
         self.rejected[id] = (reason, stamp)
 
-    def publish(self, key: str) -> Path | None:
+    def publish(self, key: str, work_seconds: float) -> Path | None:
         """Write, fsync, rename, fsync the folder; the writer is empty afterwards.
 
         Args:
             key: what the shard holds, in its name: lower-case letters, digits and dashes.
+            work_seconds: wall-clock time that decoding and computing its utterances took.
 
         Returns:
             The shard, or None when there was nothing to write.
@@ -115,7 +117,7 @@ class Writer:
         temporary = self.folder / f".tmp-{me['host']}-{me['pid']}-{me['born']}-{uuid.uuid4().hex}.h5"
         try:
             with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-                self._write(file)
+                self._write(file, work_seconds)
             with open(temporary, "rb") as written:
                 sha = hashlib.file_digest(written, "sha256").hexdigest()[:32]
                 os.fsync(written.fileno())
@@ -134,8 +136,9 @@ class Writer:
         self.items, self.rejected, self.bytes = [], {}, 0
         return path
 
-    def _write(self, file: h5py.File) -> None:
-        file.attrs.update(format_version=FORMAT_VERSION, fingerprint=self.fingerprint, written_at=time.time())
+    def _write(self, file: h5py.File, work_seconds: float) -> None:
+        file.attrs.update(format_version=FORMAT_VERSION, fingerprint=self.fingerprint)
+        file.attrs.update(written_at=time.time(), work_seconds=work_seconds)
         lengths = np.array([item[3] for item in self.items], np.int64)
         file["ids"] = np.array([item[1] for item in self.items], dtype=object).astype(_STRING)
         file["lengths"] = lengths
@@ -184,6 +187,7 @@ def read_rows(path: Path, fingerprint: str | None = None) -> Rows:
                 hashes=[value.decode() for value in file["hashes"][:]],
                 stamps=_read_stamps(file),
                 rejected=rejected,
+                work_seconds=float(file.attrs["work_seconds"]),
                 written_at=float(file.attrs["written_at"]),
             )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -147,6 +147,7 @@ class Store:
         layers: the states that are stored.
         pooled: whether it holds means and deviations in place of frames.
         rejected: refused utterances and why.
+        extract_seconds: wall-clock time of the workers that made it, added up.
     """
 
     def __init__(self, path: Path) -> None:
@@ -164,11 +165,17 @@ class Store:
         self._place = np.array([place for _, _, place in order], np.int64)
         self.lengths = np.array([self._tables[s].lengths[p] for _, s, p in order], np.int64)
         self.rejected = {id: self._tables[s].rejected[id][0] for id, (_, s, place) in latest.items() if place < 0}
+        self.extract_seconds = sum(table.work_seconds for table in self._tables)
         self.rows = {id: row for row, id in enumerate(self.ids)}
         self._files: OrderedDict[int, h5py.File] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all shards on disk."""
+        return sum((self.path / "shards" / name).stat().st_size for name in self._names)
 
     def __contains__(self, id: str) -> bool:
         return id in self.rows

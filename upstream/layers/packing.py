@@ -7,7 +7,6 @@ reaches a valid frame.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -45,11 +44,13 @@ def pack_padded(
 
 
 def pad_states(
-    packed: Float[Tensor, "states total_frames dim"], lengths: Sequence[int]
+    states: Sequence[Float[Tensor, "total_frames dim"]], lengths: Sequence[int]
 ) -> Float[Tensor, "batch states frames dim"]:
-    """Packed states of all layers to one block per utterance, zeros beyond each length."""
+    """Packed states of all layers to one block per utterance, zeros beyond each length.
+
+    Layer by layer, because the whole is the largest tensor there is: it is written once.
+    """
     if len(lengths) == 1:
-        return packed[None]
-    size = max(lengths)
-    parts = packed.split(list(lengths), dim=1)
-    return torch.stack([F.pad(part, (0, 0, 0, size - part.shape[1])) for part in parts])
+        return torch.stack(list(states))[None]
+    counts = torch.tensor(lengths, device=states[0].device)
+    return torch.stack([pad_packed(state, counts) for state in states], dim=1)

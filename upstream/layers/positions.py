@@ -32,7 +32,7 @@ class PositionalConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def weight(self) -> Float[Tensor, "dim dim_of_group kernel"]:
-        return self.direction * (self.gain / self.direction.norm(dim=(0, 1), keepdim=True))
+        return self.direction * (self.gain / self.direction.flatten(0, 1).square().sum(dim=0).sqrt())
 
     def forward(
         self, x: Float[Tensor, "total_frames dim"], lengths: Sequence[int]

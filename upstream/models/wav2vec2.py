@@ -93,9 +93,7 @@ class Wav2Vec2(nn.Module):
         latents, frames = self.convolve(waveforms, lengths)
         x = self.project(latents)
         states = self.transformer(x, frames) if sum(frames) else [x] * self.num_states
-        return Features(
-            pad_states(torch.stack(states), frames), torch.tensor(frames, device=lengths.device), self.frame_rate
-        )
+        return Features(pad_states(states, frames), torch.tensor(frames, device=lengths.device), self.frame_rate)
 
     def convolve(
         self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]

@@ -28,6 +28,7 @@ class Config:
     preemphasis: float = 0.97  # share of the previous sample taken away
     delta_order: int = 2  # 1: slopes, 2: slopes of slopes too
     delta_reach: int = 2  # frames looked at on either side of a slope
+    normalise: bool = True  # per-utterance mean and variance; without, the mean over frames still tells speakers apart
     epsilon: float = 1e-10  # added to the standard deviation
 
 
@@ -69,7 +70,9 @@ class Fbank(nn.Module):
         orders = [static]
         for _ in range(config.delta_order):
             orders.append(packed_slopes(orders[-1], frame_lengths, config.delta_reach))
-        packed = normalise_variance(torch.cat(orders, dim=1), frame_lengths, config.epsilon)
+        packed = torch.cat(orders, dim=1)
+        if config.normalise:
+            packed = normalise_variance(packed, frame_lengths, config.epsilon)
         return Features(pad_packed(packed, frame_lengths)[:, None], frame_lengths, self.frame_rate)
 
     def _log_mel(self, frames: Float[Tensor, "frames window"]) -> Float[Tensor, "frames mels"]:
@@ -123,4 +126,4 @@ def normalise_variance(
     return (centred / (deviation + epsilon)[utterance]).to(packed.dtype)
 
 
-build, presets = Fbank, {"": Config()}
+build, presets = Fbank, {"": Config(), "raw": Config(normalise=False)}

@@ -1,0 +1,97 @@
+"""The `wavbench` command: words in, exit code out (0 well, 1 some cells failed, 2 bad input, 130 interrupted)."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from wavbench.upstream.errors import UserError, closest
+
+USAGE = """wavbench: layer-wise benchmark of speech representations
+
+  wavbench demo                                              every task on the built-in corpus, then the page
+  wavbench extract upstream=NAME manifest=FILE               features to HDF5  [layers=all|4,8] [pool=none|mean]
+  wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6]
+  wavbench sweep experiment=NAME                             many cells, resumable  [workers=N]
+  wavbench report                                            leaderboard .csv .md .html and figures
+  wavbench corpus list | build NAME | check MANIFEST         corpora  [mended=FILE]
+  wavbench store info PATH | verify PATH | seal PATH         feature stores
+  wavbench doctor                                            versions, device, disk, extras
+
+Upstreams without weights in this release run as random twins: weights=random seed=0.
+Every command takes results=FOLDER and stores=FOLDER; `wavbench COMMAND --help` lists its keys.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; user errors become one screen and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(error.screen(), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        words = shlex.join(["wavbench", *arguments])
+        print(f"\ninterrupted; nothing is lost. To go on where this stopped:\n  {words}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `wavbench ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    # waiting threads sleep instead of spinning: on a shared machine spinning costs others and us twentyfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not arguments or arguments[0] in ("help", "--help", "-h"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] == "--version":
+        from wavbench import __version__
+
+        print(f"wavbench {__version__}")
+        return 0
+    from wavbench.benchmark import commands, config
+
+    table: dict[str, tuple[type, tuple[str, ...], Callable[[object], int]]] = {
+        "extract": (config.Extract, (), commands.extract),
+        "run": (config.Run, (), commands.run),
+        "sweep": (config.Sweep, (), commands.sweep),
+        "demo": (config.Demo, (), commands.demo),
+        "report": (config.Report, (), commands.report),
+        "corpus list": (config.CorpusList, (), commands.corpus_list),
+        "corpus build": (config.CorpusBuild, ("name",), commands.corpus_build),
+        "corpus check": (config.CorpusCheck, ("manifest",), commands.corpus_check),
+        "store info": (config.StoreCommand, ("store",), commands.store_info),
+        "store verify": (config.StoreCommand, ("store",), commands.store_verify),
+        "store seal": (config.StoreCommand, ("store",), commands.store_seal),
+        "doctor": (config.Doctor, (), commands.doctor),
+    }
+    words = 2 if arguments[0] in ("corpus", "store") else 1
+    name = " ".join(arguments[:words])
+    if name not in table:
+        near = [known for known in table if known.startswith(f"{arguments[0]} ")]
+        remedy = f"one of: {', '.join(near)}" if near else closest(name, list(table))
+        raise UserError(f"there is no command {name!r}", remedy=remedy)
+    schema, positional, command = table[name]
+    rest = arguments[words:]
+    if "--help" in rest or "-h" in rest:
+        print(_help(name, schema, positional), end="")
+        return 0
+    return command(config.compose(schema, rest, positional))
+
+
+def _help(name: str, schema: type, positional: tuple[str, ...]) -> str:
+    from dataclasses import fields
+
+    lines = [f"wavbench {name}: {(schema.__doc__ or '').strip()}", ""]
+    for item in fields(schema):
+        default = "" if callable(item.default_factory) else item.default
+        what = "needed" if default == "???" else f"default {default!r}"
+        place = " (or the word behind the command)" if item.name in positional else ""
+        lines.append(f"  {item.name}=  {what}{place}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""What each command does with its filled-in schema; returns the exit code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from wavbench.benchmark import config as schemas
+from wavbench.benchmark.display import Display, duration
+from wavbench.upstream.errors import UserError
+
+
+def extract(config: schemas.Extract) -> int:
+    """Features of a corpus to a store."""
+    from wavbench.upstream.extract import extract as run
+    from wavbench.upstream.extract import fingerprint_of, store_path
+    from wavbench.upstream.manifest import read_manifest
+
+    if config.pool not in ("none", "mean"):
+        raise UserError(f"pool={config.pool} is not known", remedy="pool=none for frames, pool=mean for statistics")
+    manifest = read_manifest(config.manifest)
+    upstream = load_upstream(config.upstream, config.weights, config.seed, config.revision, config.device)
+    layers = None if config.layers == "all" else numbers(config.layers, upstream.num_states)
+    pooled = config.pool == "mean"
+    fingerprint = fingerprint_of(upstream, layers, pooled, config.dtype)
+    path = Path(config.store) if config.store else store_path(Path(config.stores), manifest, upstream, fingerprint)
+    with Display() as display:
+        for warning in manifest.warnings:
+            display.say(f"note: {warning}")
+
+        def announce(plan) -> None:
+            display.say(
+                f"{len(plan.todo)} of {plan.rows} utterances to extract, about {plan.todo_bytes / 1e6:.1f} MB "
+                f"({plan.free_bytes / 1e9:.0f} GB free)"
+            )
+
+        store = run(
+            upstream,
+            manifest,
+            path,
+            layers=layers,
+            pooled=pooled,
+            dtype=config.dtype,
+            announce=announce,
+            progress=lambda done, total: display.progress(f"extracting {upstream.name}", done, total),
+        )
+    _say_rejected(store)
+    print(f"store: {path}")
+    return 0
+
+
+def run(config: schemas.Run) -> int:
+    """One cell."""
+    from wavbench.benchmark.record import read_record
+    from wavbench.benchmark.run import ALL, MIX, Cell, Listener, Paths, plan_cell, run_cell
+    from wavbench.downstream.spec import load_task
+    from wavbench.upstream.manifest import read_manifest
+
+    load_task(config.task)  # a misspelt task is said before anything slow
+    manifest = read_manifest(config.manifest)
+    upstream = load_upstream(config.upstream, config.weights, config.seed, config.revision, config.device)
+    layers = config.layers if config.layers in (MIX, ALL) else numbers(config.layers, upstream.num_states)
+    cell = Cell(
+        task=config.task,
+        layers=layers,
+        seed=config.head_seed,
+        budget_share=_share(config.budget),
+        trials=Path(config.trials) if config.trials else None,
+    )
+    paths = Paths(Path(config.results), Path(config.stores))
+    with Display() as display:
+        listener = Listener(display.say, display.progress)
+        written = run_cell(plan_cell(cell, upstream, manifest, paths), paths, listener)
+    for path in written:
+        record = read_record(path)
+        layer = "mix" if record.layers == MIX else f"layer {record.layers}"
+        low, high = record.ci95
+        print(f"{record.task} {layer}: {record.metric} {record.value:.2f} {record.unit} [{low:.2f}, {high:.2f}]")
+    for path in written:
+        print(f"record: {path}")
+    return 0
+
+
+def sweep(config: schemas.Sweep) -> int:
+    """All cells of an experiment."""
+    from wavbench.benchmark.run import ALL, MIX, Cell, Listener, Paths
+    from wavbench.benchmark.sweep import Job
+    from wavbench.benchmark.sweep import sweep as run_sweep
+
+    corpora = Path(config.corpora)
+    manifests = {cell.manifest: corpora / cell.manifest for cell in config.cells}
+    absent = [str(path) for path in manifests.values() if not path.is_file()]
+    if absent:
+        raise UserError(
+            f"{len(absent)} manifests of the experiment are missing (first: {absent[0]})",
+            where=f"experiment {config.experiment}",
+            remedy="give corpora=FOLDER, the folder that they lie in",
+        )
+    jobs = [
+        Job(
+            upstream=lambda u=u: load_upstream(u.name, u.weights, u.seed, u.revision, config.device),
+            upstream_name=" ".join([u.name, *([u.weights, f"seed {u.seed}"] if u.weights else [])]),
+            manifest=manifests[cell.manifest],
+            cell=Cell(
+                task=cell.task,
+                layers=cell.layers if cell.layers in (MIX, ALL) else numbers(cell.layers, None),
+                seed=seed,
+                budget_share=_share(cell.budget),
+                trials=corpora / cell.trials if cell.trials else None,
+            ),
+        )
+        for cell in config.cells
+        for u in config.upstreams
+        for seed in config.head_seeds
+    ]
+    paths = Paths(Path(config.results), Path(config.stores))
+    rank = int(os.environ.get("WAVBENCH_WORKER", "0"))
+    helpers = _start_helpers(config.workers) if rank == 0 else []
+    try:
+        with Display(prefix=f"[{rank}] " if rank or helpers else "") as display:
+            if rank == 0:
+                display.say(f"{len(jobs)} cells: {len(config.cells)} tasks x {len(config.upstreams)} upstreams")
+            ahead = jobs if rank % 2 == 0 else jobs[::-1]  # two workers start from both ends and rarely wait
+            outcomes = run_sweep(ahead, paths, Listener(display.say, display.progress), wait=rank == 0)
+    except BaseException:
+        for helper in helpers:
+            helper.terminate()
+        raise
+    for helper in helpers:
+        helper.wait()
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if rank == 0:
+        print(f"{len(outcomes) - len(failed)} of {len(jobs)} cells done, {len(failed)} failed")
+        for outcome in failed:
+            print(f"failed: {outcome.job.name}: {outcome.error.splitlines()[0]}", file=sys.stderr)
+        print(f"results: {paths.results}")
+    return 1 if failed else 0
+
+
+def demo(config: schemas.Demo) -> int:
+    """Build the corpus, sweep every task over it, report."""
+    from wavbench.upstream.corpora import synthetic
+
+    with Display() as display:
+        path = synthetic.manifest(
+            Path(config.corpus),
+            workers=config.workers,
+            progress=lambda done, total: display.progress("building the corpus", done, total),
+        )
+    print(f"corpus: {path}")
+    words = ["experiment=demo", f"corpora={path.parent}", f"results={config.results}", f"stores={config.stores}"]
+    sys.argv = ["wavbench", "sweep", *words]  # what an interrupted demo resumes, and what its workers run
+    code = sweep(schemas.compose(schemas.Sweep, [*words, f"workers={config.workers}"]))
+    if code == 0:
+        code = report(schemas.Report(results=config.results))
+    return code
+
+
+def report(config: schemas.Report) -> int:
+    """Records to leaderboard, figures and page."""
+    from wavbench.benchmark.leaderboard import write_report
+
+    page, text = write_report(Path(config.results))
+    print(text)
+    print(f"results: {config.results}")
+    print(f"page: {page}")
+    return 0
+
+
+def corpus_list(config: schemas.CorpusList) -> int:
+    """Corpora by name, with licence and source."""
+    import importlib
+
+    from wavbench.upstream import corpora
+
+    folder = Path(corpora.__file__).parent
+    for name in sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__"):
+        module = importlib.import_module(f"wavbench.upstream.corpora.{name}")
+        print(f"{name}\n  {module.source}\n  licence: {module.licence}")
+    return 0
+
+
+def corpus_build(config: schemas.CorpusBuild) -> int:
+    """Build a corpus that wavbench makes itself."""
+    from wavbench.upstream.corpora import synthetic
+
+    if config.name != "synthetic":
+        raise UserError(f"wavbench builds no corpus {config.name!r}", remedy="wavbench corpus build synthetic")
+    root = Path(config.root or f"corpora/{config.name}")
+    with Display() as display:
+        path = synthetic.manifest(
+            root,
+            seed=config.seed,
+            workers=config.workers,
+            progress=lambda done, total: display.progress("building the corpus", done, total),
+        )
+    print(f"manifest: {path}")
+    return 0
+
+
+def corpus_check(config: schemas.CorpusCheck) -> int:
+    """Every bad row, the warnings, and on request a manifest without them; exit code 2 where rows are bad."""
+    from wavbench.upstream.manifest import check_manifest, write_manifest
+
+    problems, warnings, mended = check_manifest(config.manifest)
+    for problem in problems:
+        print(problem)
+    for warning in warnings:
+        print(f"note: {warning}")
+    if config.mended:
+        write_manifest(mended, config.mended)
+        print(f"manifest: {config.mended} ({len(mended)} rows)")
+    lines = len({problem.line for problem in problems})
+    print(f"{len(problems)} problems in {lines} rows" if problems else f"{len(mended)} rows, all well")
+    return 2 if problems and not config.mended else 0
+
+
+def store_info(config: schemas.StoreCommand) -> int:
+    """What a store holds."""
+    from wavbench.upstream.store import open_store
+
+    store = open_store(config.store)
+    kind = "mean and deviation over frames" if store.pooled else f"frames, {store.fingerprint.dtype}"
+    print(f"upstream: {store.info.checkpoint}")
+    print(f"holds: {kind}; layers {', '.join(map(str, store.layers))}; {store.dim} wide, {store.frame_rate:g} Hz")
+    print(f"utterances: {len(store)} of {store.info.manifest}, {len(store.rejected)} rejected")
+    print(f"audio: {duration(store.lengths.sum() / store.frame_rate)}; disk: {store.size_bytes / 1e6:.1f} MB")
+    print(f"made in: {duration(store.extract_seconds)}; fingerprint: {store.fingerprint.hash()}")
+    print(f"store: {config.store}")
+    return 0
+
+
+def store_verify(config: schemas.StoreCommand) -> int:
+    """Every byte of every shard; exit code 2 where any has changed."""
+    from wavbench.upstream.verify import verify
+
+    with Display() as display:
+        damage = verify(config.store, lambda done, total: display.progress("verifying", done, total))
+    for line in damage:
+        print(f"damaged: {line}")
+    if damage:
+        print("way out: delete the damaged shards and extract again: only they are recomputed", file=sys.stderr)
+    else:
+        print(f"all well\nstore: {config.store}")
+    return 2 if damage else 0
+
+
+def store_seal(config: schemas.StoreCommand) -> int:
+    """Write the index of a store."""
+    from wavbench.upstream.store import seal
+
+    store = seal(Path(config.store))
+    print(f"{len(store)} utterances, {len(store.rejected)} rejected\nstore: {config.store}")
+    return 0
+
+
+def doctor(config: schemas.Doctor) -> int:
+    """How this machine and installation are."""
+    from wavbench.benchmark.doctor import examine
+
+    lines, well = examine(Path(config.stores))
+    print("\n".join(lines))
+    return 0 if well else 1
+
+
+def load_upstream(name: str, weights: str, seed: int, revision: str, device: str):
+    """An upstream from configuration values, "" meaning not given."""
+    import torch
+
+    from wavbench.upstream.catalog import load
+
+    try:
+        place = torch.device(device)
+        if place.type == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("this torch sees no CUDA device")
+    except RuntimeError as error:
+        raise UserError(
+            f"device={device} cannot be used", why=str(error).splitlines()[0], remedy="device=cpu"
+        ) from None
+    return load(name, weights=weights or None, seed=seed, revision=revision or None, device=place)
+
+
+def numbers(text: str, states: int | None) -> tuple[int, ...]:
+    """Layer numbers from 4,8 (or [4,8])."""
+    try:
+        return tuple(int(part) for part in text.strip("[]()").split(",") if part.strip())
+    except ValueError:
+        last = "" if states is None else f" from 0 to {states - 1}"
+        raise UserError(f"layers={text} is not known", remedy=f"mix, all, or numbers{last}: layers=4,8") from None
+
+
+def _share(budget: float) -> float:
+    if not 0 < budget <= 100:
+        raise UserError(
+            f"budget={budget:g} is not a share of the protocol's updates", remedy="1 is the protocol, 0.1 a look"
+        )
+    return budget
+
+
+def _say_rejected(store) -> None:
+    if store.rejected:
+        first, reason = next(iter(store.rejected.items()))
+        print(f"{len(store.rejected)} utterances were rejected (first: {first}: {reason})")
+        print(f"rejected: {store.path / 'rejected.jsonl'}")
+
+
+def _start_helpers(workers: int) -> list[subprocess.Popen]:
+    """The same command as further processes, each with its share of the cores."""
+    import torch
+
+    if workers < 1:
+        raise UserError(f"workers={workers} cannot work", remedy="workers=1 or more")
+    if workers == 1:
+        return []
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    torch.set_num_threads(threads)
+    command = [sys.executable, "-m", "wavbench.benchmark.cli", *sys.argv[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return [subprocess.Popen(command, env={**environment, "WAVBENCH_WORKER": str(rank)}) for rank in range(1, workers)]

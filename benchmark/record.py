@@ -1,0 +1,183 @@
+"""One finished cell is one JSON file, with its scores beside it.
+
+results/runs/<key>.json              what was run, and what came of it
+results/runs/<key>.scores.csv        counts per utterance or trial under hashed ids: every value can be recomputed
+results/runs/<key>.predictions.csv   references and hypotheses; not for git, transcripts may not be passed on
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+
+from wavbench.upstream.errors import UserError
+
+SCHEMA = 1
+PACKAGES = ("wavbench", "torch", "torchaudio", "transformers", "numpy", "h5py", "scikit-learn", "soundfile", "soxr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one cell was and gave. See DESIGN, section 4; `secondary` holds the numbers beside the main one."""
+
+    schema: int = SCHEMA
+    key: str
+    task: str
+    corpus: str
+    corpus_hash: str
+    synthetic: bool  # whether the corpus was made by a synthesiser
+    split: str  # "test", or how the folds were made
+    upstream: str
+    checkpoint: str
+    checkpoint_hash: str
+    store_fingerprint: str
+    protocol: str
+    protocol_version: int
+    adaptation: str
+    head: str
+    layers: str | int
+    layer_numbers: list[int]  # the states that a mix weighs
+    layer_weights: list[float]
+    seed: int
+    learning_rate: list[float]  # one per fold
+    learning_rate_curve: list[dict]
+    metric: str
+    unit: str
+    higher_is_better: bool
+    value: float
+    ci95: list[float]
+    ci_unit: str  # what was resampled
+    n: int  # utterances, or trials
+    secondary: dict[str, float]
+    cost: dict[str, float]
+    versions: dict[str, str]
+    commit: str
+    started: str  # ISO 8601, UTC
+    config: dict
+
+
+FIELDS = {field.name for field in dataclasses.fields(Record)}
+
+
+def key_of(determinants: dict) -> str:
+    """Hash of everything that determines a result; not of commit, times or cost."""
+    text = json.dumps(determinants, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def exists(results: Path, key: str) -> bool:
+    """Whether a cell is done."""
+    return (results / "runs" / f"{key}.json").is_file()
+
+
+def write_record(results: Path, record: Record, scores: pd.DataFrame, predictions: pd.DataFrame | None) -> Path:
+    """Write scores, predictions, then the record: a record that exists has its scores.
+
+    Returns:
+        The record's path.
+    """
+    folder = results / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{record.key}.scores.csv", scores.to_csv(index=False, lineterminator="\n"))
+    if predictions is not None:
+        write_text(folder / f"{record.key}.predictions.csv", predictions.to_csv(index=False, lineterminator="\n"))
+    path = folder / f"{record.key}.json"
+    write_text(path, json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file.
+
+    Raises:
+        UserError: it is damaged, or of another schema.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("schema") != SCHEMA:
+            raise ValueError(f"schema {values.get('schema')}, this version reads {SCHEMA}")
+        if set(values) != FIELDS:
+            raise ValueError(f"fields {', '.join(sorted(set(values) ^ FIELDS))} are missing or unknown")
+        return Record(**values)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            "a record cannot be read", where=path, why=str(error)[:200], remedy="delete it and run its cell again"
+        ) from error
+
+
+def read_records(results: Path) -> list[Record]:
+    """All records of a results folder, in order of their keys."""
+    return [read_record(path) for path in sorted((results / "runs").glob("*.json"))]
+
+
+def read_scores(results: Path, key: str) -> pd.DataFrame:
+    """The scores beside a record.
+
+    Raises:
+        UserError: they are missing or damaged.
+    """
+    path = results / "runs" / f"{key}.scores.csv"
+    try:
+        return pd.read_csv(path, dtype={"utterance": str, "speaker": str, "utterance_b": str, "speaker_b": str})
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "the scores of a record cannot be read", where=path, why=str(error)[:200], remedy="run its cell again"
+        ) from error
+
+
+def hashed(values: Iterable[str], salt: str) -> list[str]:
+    """Short hashes that join the scores of one corpus without naming anybody; "" stays ""."""
+    return [hashlib.blake2b(f"{salt}\0{v}".encode(), digest_size=4).hexdigest() if v else "" for v in values]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Of Python, this machine's kind and the packages that numbers depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """Of the checkout that this code runs from, "" outside one; "+" behind it where files differ."""
+    import subprocess
+
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,60 @@
+"""Intervals for scores: what a value would have been on other speakers."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from wavbench.downstream.metrics import METRICS
+
+RESAMPLES = 1_000
+MANY = 10  # speakers from which on speakers are resampled, not utterances
+CHUNK = 50  # resamples computed at once
+
+
+def interval(metric: str, scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, str]:
+    """Percentile bootstrap, 95 %.
+
+    Speakers are resampled where the scores name ten or more, because utterances of one speaker are alike; otherwise
+    utterances are. A verification trial has two sides and counts as often as the product of theirs.
+
+    Args:
+        metric: name of a metric.
+        scores: columns of a scores file: `utterance`, perhaps `speaker` (and `utterance_b`, `speaker_b`), and what
+            the metric reads.
+        resamples: how many.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper bound in the metric's unit, and what was resampled: "speaker" or "utterance".
+
+    Source: Efron 1979; Bisani and Ney 2004, for error rates.
+    """
+    unit = unit_of(scores)
+    sides = [f"{unit}{suffix}" for suffix in ("", "_b") if f"{unit}{suffix}" in scores]
+    codes, units = pd.factorize(pd.concat([scores[side] for side in sides], ignore_index=True))
+    first = codes[: len(scores)]
+    second = codes[len(scores) :] if len(sides) == 2 else None
+    random = np.random.default_rng(seed)
+    values = []
+    for start in range(0, resamples, CHUNK):
+        counts = _counts(random, len(units), min(CHUNK, resamples - start))
+        weights = counts[:, first] if second is None else counts[:, first] * counts[:, second]
+        if "target" in scores:  # a resample that lost one kind of trial says nothing
+            target = scores["target"].to_numpy(bool)
+            weights = weights[(weights[:, target].sum(1) > 0) & (weights[:, ~target].sum(1) > 0)]
+        else:
+            weights = weights[weights @ scores["tokens"].to_numpy(float) > 0]
+        values.append(METRICS[metric](scores, weights.astype(float)))
+    low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
+    return float(low), float(high), unit
+
+
+def unit_of(scores: pd.DataFrame) -> str:
+    """What is resampled: "speaker" where every row names one and there are enough, else "utterance"."""
+    columns = [name for name in ("speaker", "speaker_b") if name in scores]
+    speakers = pd.concat([scores[name].fillna("").astype(str) for name in columns]) if columns else pd.Series(dtype=str)
+    return "speaker" if len(speakers) and (speakers != "").all() and speakers.nunique() >= MANY else "utterance"
+
+
+def _counts(random: np.random.Generator, units: int, resamples: int) -> Int[np.ndarray, "resamples units"]:
+    return random.multinomial(units, np.full(units, 1 / units), size=resamples)

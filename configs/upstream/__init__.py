@@ -1,1 +1,0 @@
-"""One YAML per checkpoint on the board."""

@@ -86,9 +86,9 @@ class ConvEncoder(nn.Module):
         return (weight * scale[:, None])[:, None].to(waveform.dtype), shift.to(waveform.dtype)
 
     def _chunk(
-        self, waveforms: Tensor, first: Sequence[tuple[Tensor, Tensor | None]], pieces: Sequence[Piece]
+        self, waveforms: Tensor, first: Sequence[tuple[Tensor, Tensor | None] | None], pieces: Sequence[Piece]
     ) -> Tensor:
-        """Frames of some pieces, in their order."""
+        """Frames of some pieces, in their order; `first` holds the first layer of each utterance that has frames."""
         rest = self.sizes[1:]
         step, hop = total_stride(self.sizes), total_stride(rest)
         parts, kept, slot = [], [], 0

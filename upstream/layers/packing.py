@@ -36,13 +36,6 @@ def pad_packed(
     return flat.view(len(lengths), size, *packed.shape[1:])
 
 
-def pack_padded(
-    padded: Float[Tensor, "batch frames *dim"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "total_frames *dim"]:
-    """The valid frames of all utterances, one utterance after the other."""
-    return padded[mask_from_lengths(lengths, padded.shape[1])]
-
-
 def pad_states(
     states: Sequence[Float[Tensor, "total_frames dim"]], lengths: Sequence[int]
 ) -> Float[Tensor, "batch states frames dim"]:

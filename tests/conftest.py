@@ -9,10 +9,10 @@ from jaxtyping import install_import_hook
 # The shapes in annotations are promises; here they are kept. Before any module of wavbench is imported.
 install_import_hook("wavbench", "runtime_types.typed")
 
-import numpy as np
-import pandas as pd
-import pytest
-import soundfile
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 

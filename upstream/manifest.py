@@ -6,6 +6,7 @@ run it once per mistake.
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -112,12 +113,14 @@ def check_manifest(path: Path | str) -> tuple[list[Problem], list[str], pd.DataF
     path = Path(path)
     table, unreadable = _read(path)
     problems = unreadable + problems_of(table, path.parent) + list(missing_audio(table, path.parent))
+    if table.empty and not problems:
+        problems.append(Problem(0, "", "there is a header but no rows", "add a row per utterance"))
     problems.sort(key=lambda problem: problem.line)
     mended = table.map(str.strip)
     still_bad = {p.line for p in problems_of(mended, path.parent)} | {
         p.line for p in missing_audio(mended, path.parent)
     }
-    keep = ~mended["_line"].astype(int).isin(still_bad) if len(mended) else []
+    keep = ~mended["_line"].astype(int).isin(still_bad)
     return problems, list(warnings_of(mended)), mended[keep].drop(columns="_line")
 
 
@@ -132,7 +135,9 @@ def write_manifest(table: pd.DataFrame, path: Path | str) -> None:
         if suffix == ".csv":
             table.to_csv(temporary, index=False, lineterminator="\n")
         elif suffix == ".jsonl":
-            table.to_json(temporary, orient="records", lines=True, force_ascii=False)
+            # json and not to_json, which rounds seconds to ten digits: a segment would no longer be the same one
+            lines = (json.dumps(row, ensure_ascii=False) for row in table.to_dict("records"))
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         else:
             _pyarrow(path)
             table.astype(str).to_parquet(temporary, index=False)
@@ -186,7 +191,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
         else:
             _pyarrow(path)
             table, problems = pd.read_parquet(path), []
-            table = table.astype(object).where(table.notna(), "").astype(str)
+            table = table.astype(object).where(table.notna(), "").map(_flat)
             table["_line"] = np.arange(1, len(table) + 1)
     except UnicodeDecodeError as error:
         raise UserError(
@@ -208,7 +213,8 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     import csv
 
-    text = path.read_text(encoding="utf-8-sig")
+    with open(path, encoding="utf-8-sig", newline="") as file:  # newline="": a transcript keeps its own line ends
+        text = file.read()
     rows, problems, lines = [], [], []
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     before = 0
@@ -238,8 +244,6 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    import json
-
     rows, problems = [], []
     with open(path, encoding="utf-8-sig") as file:
         for line, text in enumerate(file, start=1):
@@ -253,15 +257,22 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
             if not isinstance(row, dict):
                 problems.append(Problem(line, "", "no JSON object", "write one object per line"))
                 continue
-            rows.append({key: _flat(value) for key, value in row.items()} | {"_line": line})
+            row = {key: _flat(value) for key, value in row.items()}
+            try:
+                "".join([*row, *row.values()]).encode()
+            except UnicodeEncodeError:
+                reason = "it holds half of a surrogate pair, which is no character"
+                problems.append(Problem(line, "", reason, "write the character itself"))
+                continue
+            rows.append(row | {"_line": line})
     return pd.DataFrame(rows, dtype=object).fillna("") if rows else pd.DataFrame(columns=[*REQUIRED, "_line"]), problems
 
 
 def _flat(value: object) -> str:
-    """JSON lists (phones, phone_ends) become blank-separated text, as in a CSV."""
+    """Lists (phones, phone_ends) become blank-separated text, as in a CSV."""
     if value is None:
         return ""
-    return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
+    return " ".join(str(part) for part in value) if isinstance(value, list | np.ndarray) else str(value)
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

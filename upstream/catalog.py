@@ -154,7 +154,7 @@ def load(
     """An upstream by preset name, folder, `.safetensors` file or hub id.
 
     Args:
-        name: a preset (`names()`); a folder in the layout of Hugging Face or with one checkpoint of ours; a
+        name: a preset (`names()`; a folder of the same name is `./name`); a folder in the layout of Hugging Face or with one checkpoint of ours; a
             `.safetensors` file of ours; or a hub id such as `org/name`. With `hub:` before a folder or an id
             the implementation of transformers is used even where there is a native one.
         weights: `"random"` for a random twin: the same model with fresh weights from `seed`.
@@ -170,12 +170,12 @@ def load(
     forced = name.startswith(FORCE_HUB)
     place = name.removeprefix(FORCE_HUB)
     path = Path(place)
-    if path.is_dir():
+    if not forced and (found := find_preset(name)):
+        return _load_preset(name, *found, weights, seed, device)
+    if place and path.is_dir():
         return _load_folder(name, path, weights, seed, device, force_hub=forced)
     if path.suffix == ".safetensors" and not forced:
         return _load_file(name, path, weights, seed, device)
-    if not forced and (found := find_preset(name)):
-        return _load_preset(name, *found, weights, seed, device)
     if HUB_ID.fullmatch(place):
         from wavbench.upstream.models.hub import download
 

@@ -154,9 +154,10 @@ def load(
     """An upstream by preset name, folder, `.safetensors` file or hub id.
 
     Args:
-        name: a preset (`names()`; a folder of the same name is `./name`); a folder in the layout of Hugging Face or with one checkpoint of ours; a
-            `.safetensors` file of ours; or a hub id such as `org/name`. With `hub:` before a folder or an id
-            the implementation of transformers is used even where there is a native one.
+        name: a preset (`names()`; a folder of the same name is `./name`); a folder in the layout of Hugging Face,
+            or with one checkpoint of ours; a `.safetensors` file of ours; or a hub id such as `org/name`. With
+            `hub:` before a folder or an id the implementation of transformers is used even where there is a
+            native one.
         weights: `"random"` for a random twin: the same model with fresh weights from `seed`.
         seed: of random weights.
         revision: branch, tag or commit of a hub id.

@@ -6,6 +6,7 @@ group norm), so they run one utterance, or utterances of equal length, at a time
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,8 @@ class Hub(nn.Module):
     def _measure(self) -> None:
         """Number and width of the states, frame rate, and the shortest utterance."""
         config = self.encoder.config
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # feature extractors, about inputs that are too short
             torch.manual_seed(0)
             noise = 0.1 * torch.randn(1, 3 * PROBE)
             states = self._states(noise[:, :PROBE])
@@ -82,7 +84,8 @@ class Hub(nn.Module):
 
     def _gives_frames(self, waveform: Tensor) -> bool:
         try:
-            return self._states(waveform).shape[2] > 0
+            states = self._states(waveform)
+            return states.shape[2] > 0 and bool(states.isfinite().all())  # the variance of one frame is not
         except (RuntimeError, ValueError, IndexError):  # how a model says that its input is too short
             return False
 

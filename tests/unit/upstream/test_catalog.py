@@ -196,6 +196,8 @@ def test_a_model_that_sees_log_mel_spectra_is_measured_and_equals_its_direct_cal
     extractor.save_pretrained(tmp_path)
     upstream = catalog.load(str(tmp_path))
     assert (upstream.num_states, upstream.frame_rate) == (3, 50.0)
+    shortest = upstream.min_samples
+    assert upstream(torch.randn(1, shortest), torch.tensor([shortest])).states.isfinite().all()
     waveforms = 0.1 * torch.randn(2, 9_000)
     features = upstream(waveforms, torch.tensor([9_000, 5_000]))
     inputs = extractor(waveforms[1, :5_000].numpy(), sampling_rate=16_000, return_tensors="pt")

@@ -239,7 +239,7 @@ def _write(plan, paths, store: Store, table: pd.DataFrame, result: Result, start
         layer_weights=list(result.layer_weights),
         seed=plan.cell.seed,
         learning_rate=list(result.learning_rates),
-        learning_rate_curve=list(result.curve),
+        learning_rate_curve=[{**fold, "fold": hashed([fold["fold"]], plan.manifest.name)[0]} for fold in result.curve],
         metric=metric.name,
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,

@@ -1,0 +1,310 @@
+"""Records to one table: who scored what, how surely, and which rows the intervals cannot tell from the best.
+
+Only rows of one board share a ranking: the same task, corpus (by hash), protocol, adaptation and training budget.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from wavbench.benchmark.record import Record, read_records, write_text
+from wavbench.upstream.errors import UserError
+
+MIX = "mix"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One upstream on one board; several seeds are averaged.
+
+    Args:
+        upstream: its checkpoint, for people.
+        checkpoint_hash: which weights exactly.
+        value: in the board's unit.
+        low: lower bound of the 95 % interval.
+        high: upper bound.
+        rank: 1 is best.
+        tied: whether the interval reaches the best row's.
+        best_layer: number and value of the best single layer, None where layers were not probed.
+        seeds: how many were averaged.
+        record: of the first seed.
+    """
+
+    upstream: str
+    checkpoint_hash: str
+    value: float
+    low: float
+    high: float
+    rank: int
+    tied: bool
+    best_layer: tuple[int, float] | None
+    seeds: int
+    record: Record
+
+
+@dataclass(frozen=True)
+class Board:
+    """All rows that may be ranked against each other, best first, and every single layer that was probed."""
+
+    task: str
+    corpus: str
+    corpus_hash: str
+    synthetic: bool
+    metric: str
+    unit: str
+    higher_is_better: bool
+    chance: float | None
+    ci_unit: str
+    n: int
+    split: str
+    updates: int
+    rows: tuple[Row, ...]
+    layers: pd.DataFrame  # upstream, layer, value, low, high
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} on {self.corpus}{' (synthetic)' if self.synthetic else ''}"
+
+
+def boards_of(records: Iterable[Record]) -> list[Board]:
+    """Group records into boards and rank their rows."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        groups.setdefault(board_key(record), []).append(record)
+    return [_board(group) for _, group in sorted(groups.items())]
+
+
+def board_key(record: Record) -> tuple:
+    """What two records must share to be ranked against each other."""
+    budget = json.dumps(record.config.get("budget"), sort_keys=True)
+    trials = str(record.config.get("trials", False))
+    protocol = (record.protocol, record.protocol_version, record.adaptation)
+    return (record.task, record.corpus, record.corpus_hash, *map(str, protocol), record.head, budget, trials)
+
+
+def _board(records: list[Record]) -> Board:
+    first = records[0]
+    by_row: dict[tuple[str, str], dict[str | int, list[Record]]] = {}
+    for record in records:
+        row = by_row.setdefault((record.checkpoint, record.store_fingerprint), {})
+        row.setdefault(record.layers, []).append(record)
+    sign = -1 if first.higher_is_better else 1
+    layers = [
+        {"upstream": upstream, "layer": layer, **_mean(found)}
+        for (upstream, _), choices in by_row.items()
+        for layer, found in sorted((k, v) for k, v in choices.items() if k != MIX)
+    ]
+    layers = pd.DataFrame(layers, columns=["upstream", "layer", "value", "low", "high"])
+    mixes = [(name, choices[MIX]) for (name, _), choices in by_row.items() if MIX in choices]
+    mixes.sort(key=lambda item: (sign * _mean(item[1])["value"], item[0]))
+    rows = []
+    for place, (upstream, found) in enumerate(mixes):
+        mean, best = _mean(found), _mean(mixes[0][1])
+        own = layers[layers["upstream"] == upstream]
+        best_layer = None
+        if len(own):
+            at = own.loc[(sign * own["value"]).idxmin()]
+            best_layer = (int(at["layer"]), float(at["value"]))
+        rows.append(
+            Row(
+                upstream=upstream,
+                checkpoint_hash=found[0].checkpoint_hash,
+                rank=place + 1,
+                tied=mean["low"] <= best["high"] and best["low"] <= mean["high"],
+                best_layer=best_layer,
+                seeds=len(found),
+                record=min(found, key=lambda record: record.seed),
+                **mean,
+            )
+        )
+    return Board(
+        task=first.task,
+        corpus=first.corpus,
+        corpus_hash=first.corpus_hash,
+        synthetic=first.synthetic,
+        metric=first.metric,
+        unit=first.unit,
+        higher_is_better=first.higher_is_better,
+        chance=first.secondary.get("chance"),
+        ci_unit=first.ci_unit,
+        n=first.n,
+        split=first.split,
+        updates=int(first.config.get("budget", {}).get("updates", 0)),
+        rows=tuple(rows),
+        layers=layers,
+    )
+
+
+def _mean(records: list[Record]) -> dict[str, float]:
+    """Value and bounds, averaged over seeds."""
+    return {
+        "value": sum(record.value for record in records) / len(records),
+        "low": sum(record.ci95[0] for record in records) / len(records),
+        "high": sum(record.ci95[1] for record in records) / len(records),
+    }
+
+
+def long_table(boards: list[Board]) -> pd.DataFrame:
+    """One line per row of every board, for leaderboard.csv."""
+    lines = []
+    for board in boards:
+        for row in board.rows:
+            record = row.record
+            lines.append(
+                {
+                    "task": board.task,
+                    "corpus": board.corpus,
+                    "synthetic": board.synthetic,
+                    "rank": row.rank,
+                    "upstream": row.upstream,
+                    "metric": board.metric,
+                    "unit": board.unit,
+                    "higher_is_better": board.higher_is_better,
+                    "value": round(row.value, 4),
+                    "ci95_low": round(row.low, 4),
+                    "ci95_high": round(row.high, 4),
+                    "ci_unit": board.ci_unit,
+                    "interval_meets_best": row.tied,
+                    "chance": board.chance,
+                    "best_layer": row.best_layer[0] if row.best_layer else "",
+                    "best_layer_value": round(row.best_layer[1], 4) if row.best_layer else "",
+                    **{f"secondary_{name}": value for name, value in record.secondary.items() if name != "chance"},
+                    "n": record.n,
+                    "seeds": row.seeds,
+                    "split": record.split,
+                    "protocol": f"{record.protocol} {record.protocol_version}",
+                    "updates": board.updates,
+                    "head": record.head,
+                    "learning_rate": " ".join(f"{rate:g}" for rate in record.learning_rate),
+                    **record.cost,
+                    "corpus_hash": board.corpus_hash,
+                    "checkpoint_hash": row.checkpoint_hash,
+                    "key": record.key,
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
+    """Upstreams x boards: header and cells; `=` marks what the intervals cannot tell from the best."""
+    names = sorted({row.upstream for board in boards for row in board.rows})
+    header = ["upstream"]
+    for board in boards:
+        synthetic = ", synthetic" if board.synthetic else ""
+        header.append(
+            f"{board.task} ({board.corpus}{synthetic}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
+        )
+    lines = []
+    for name in names:
+        cells = [name]
+        for board in boards:
+            row = next((row for row in board.rows if row.upstream == name), None)
+            cells.append(cell(row) if row else "")
+        lines.append(cells)
+    return header, lines
+
+
+def cell(row: Row) -> str:
+    """A value with its interval."""
+    mark = " **best**" if row.rank == 1 else " =" if row.tied else ""
+    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]{mark}"
+
+
+def markdown(boards: list[Board]) -> str:
+    """leaderboard.md."""
+    header, lines = overview(boards)
+    text = ["# Leaderboard", "", *_markdown_table(header, lines), ""]
+    text += [
+        "Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column, `=` "
+        "marks rows whose interval meets the best row's: not told apart by this test set.",
+        "",
+    ]
+    for board in boards:
+        text += [f"## {board.name}", "", describe(board), ""]
+        text += [*_markdown_table(*board_table(board)), ""]
+    return "\n".join(text)
+
+
+def describe(board: Board) -> str:
+    """One sentence on how a board was measured."""
+    direction = "higher" if board.higher_is_better else "lower"
+    chance = f"; knowing nothing scores {board.chance:.1f}" if board.chance is not None else ""
+    made = " Speech made by a synthesiser." if board.synthetic else ""
+    return (
+        f"{board.metric} in {board.unit}, {direction} is better{chance}. {board.n} test "
+        f"{'trials' if board.metric == 'EER' else 'utterances'} ({board.split}), intervals over {board.ci_unit}s, "
+        f"{board.updates} updates.{made}"
+    )
+
+
+def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of one board."""
+    extra = sorted({k for row in board.rows for k in row.record.secondary if k not in ("chance", "classes", "trials")})
+    extra = [name for name in extra if any(row.record.secondary.get(name) for row in board.rows)]
+    header = [
+        "rank",
+        "upstream",
+        board.metric,
+        "95 % interval",
+        "best layer",
+        *(name.replace("_", " ") for name in extra),
+    ]
+    header += ["extract s", "fit s", "store MB", "parameters"]
+    lines = []
+    for row in board.rows:
+        cost = row.record.cost
+        best = f"{row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else "-"
+        more = [f"{row.record.secondary[name]:.2f}" if name in row.record.secondary else "-" for name in extra]
+        line = [f"{row.rank}{' =' if row.tied and row.rank > 1 else ''}", row.upstream, f"{row.value:.2f}"]
+        line += [f"{row.low:.2f} to {row.high:.2f}", best, *more]
+        line += [f"{cost['extract_s']:.0f}", f"{cost['fit_s']:.0f}", f"{cost['store_mb']:.1f}"]
+        lines.append([*line, f"{cost['upstream_parameters'] / 1e6:.1f} M"])
+    return header, lines
+
+
+def plain(boards: list[Board]) -> str:
+    """The boards as text for a terminal."""
+    text = []
+    for board in boards:
+        text += [board.name, f"  {describe(board)}"]
+        width = max((len(row.upstream) for row in board.rows), default=0)
+        for row in board.rows:
+            mark = "best" if row.rank == 1 else "=" if row.tied else ""
+            best = f"  best layer {row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else ""
+            interval = f"[{row.low:6.2f}, {row.high:6.2f}]"
+            text.append(f"  {row.rank:2d}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{best}".rstrip())
+        text.append("")
+    return "\n".join(text).rstrip()
+
+
+def write_report(results: Path) -> tuple[Path, str]:
+    """leaderboard.csv, .md, .html and figures/ from the records of a results folder.
+
+    Returns:
+        The page, and the boards as text.
+
+    Raises:
+        UserError: there are no records.
+    """
+    from wavbench.benchmark.page import write_page
+    from wavbench.benchmark.plots import write_figures
+
+    records = read_records(results)
+    if not records:
+        remedy = "`wavbench run` or `wavbench sweep` makes them; results=FOLDER says where they are"
+        raise UserError("there are no records to report", where=results / "runs", remedy=remedy)
+    boards = boards_of(records)
+    write_text(results / "leaderboard.csv", long_table(boards).to_csv(index=False, lineterminator="\n"))
+    write_text(results / "leaderboard.md", markdown(boards))
+    figures = write_figures(boards, results / "figures")
+    page = results / "leaderboard.html"
+    write_page(boards, records, figures, page)
+    return page, plain(boards)
+
+
+def _markdown_table(header: list[str], lines: list[list[str]]) -> list[str]:
+    escaped = [[text.replace("|", "\\|") for text in line] for line in [header, *lines]]
+    return [f"| {' | '.join(escaped[0])} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(x)} |" for x in escaped[1:])]

@@ -1,0 +1,52 @@
+"""One HTML file with everything in it: tables, figures, how to read them. Nothing is loaded from elsewhere."""
+
+import base64
+from pathlib import Path
+
+from wavbench.benchmark.leaderboard import Board, board_table, describe, overview
+from wavbench.benchmark.record import Record, write_text
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def write_page(boards: list[Board], records: list[Record], figures: dict[str, Path], path: Path) -> None:
+    """Write the page whole or not at all.
+
+    Args:
+        figures: SVG files by name, as plots.write_figures returns them.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    header, lines = overview(boards)
+    images = {name: _inline(figure) for name, figure in figures.items()}
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        header=header,
+        lines=lines,
+        boards=[
+            {
+                "name": board.name,
+                "about": describe(board),
+                "synthetic": board.synthetic,
+                "table": board_table(board),
+                "figure": images.get(f"layers_{board.task}") if _first_of_task(board, boards) else None,
+                "task": board.task,
+            }
+            for board in boards
+        ],
+        scores=images["scores"],
+        commits=sorted({record.commit for record in records if record.commit}),
+        versions=max(records, key=lambda record: record.started).versions,
+        latest=max(record.started for record in records),
+        count=len(records),
+    )
+    write_text(path, text)
+
+
+def _first_of_task(board: Board, boards: list[Board]) -> bool:
+    """A task's figure shows all its corpora, so it stands once, at the first."""
+    return next(other for other in boards if other.task == board.task) is board
+
+
+def _inline(figure: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(figure.read_bytes()).decode()

@@ -1,0 +1,125 @@
+"""Boards to figures: PNG to look at, SVG for papers, CSV to plot again."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from wavbench.benchmark.leaderboard import Board
+from wavbench.benchmark.record import write_text
+
+# Okabe and Ito's colours, told apart by people with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vP*X"
+
+
+def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
+    """All figures of some boards.
+
+    Returns:
+        The SVG of each figure by name: `scores`, and `layers_<task>` where single layers were probed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.hashsalt": "wavbench", "font.size": 9, "axes.spines.top": False})
+    matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "path"})
+    folder.mkdir(parents=True, exist_ok=True)
+    upstreams = sorted({row.upstream for board in boards for row in board.rows} | _probed(boards))
+    style = {name: (COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]) for k, name in enumerate(upstreams)}
+    figures = {"scores": _scores([board for board in boards if board.rows], style, folder)}
+    for task in sorted({board.task for board in boards}):
+        probed = [board for board in boards if board.task == task and len(board.layers)]
+        if probed:
+            figures[f"layers_{task}"] = _layers(task, probed, style, folder)
+    return figures
+
+
+def _probed(boards: list[Board]) -> set[str]:
+    return {name for board in boards for name in board.layers["upstream"]}
+
+
+def _axes(count: int, height: float):
+    import matplotlib.pyplot as plt
+
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns + 0.6, height * rows), squeeze=False)
+    for spare in axes.flat[count:]:
+        spare.set_visible(False)
+    return figure, axes.flat[:count]
+
+
+def _label(board: Board) -> str:
+    better = "higher is better" if board.higher_is_better else "lower is better"
+    return f"{board.metric} ({board.unit}), {better}"
+
+
+def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
+    """Every board's rows with their intervals, best on top."""
+    most = max(len(board.rows) for board in boards) if boards else 1
+    figure, axes = _axes(max(len(boards), 1), 1.1 + 0.32 * most)
+    table = []
+    for axis, board in zip(axes, boards, strict=False):
+        for row in board.rows:
+            colour, marker = style[row.upstream]
+            place = -row.rank
+            axis.plot([row.low, row.high], [place, place], color=colour, linewidth=2.5, alpha=0.5)
+            axis.plot(row.value, place, marker=marker, color=colour, markersize=6)
+            table.append(
+                {"task": board.task, "corpus": board.corpus, "upstream": row.upstream, "value": row.value}
+                | {"low": row.low, "high": row.high}
+            )
+        if board.chance is not None:
+            axis.axvline(board.chance, color="grey", linestyle=":", linewidth=1)
+            axis.annotate("chance", (board.chance, 0.02), xycoords=("data", "axes fraction"), fontsize=7, color="grey")
+        axis.set_yticks([-row.rank for row in board.rows], [row.upstream for row in board.rows])
+        axis.set_ylim(-len(board.rows) - 0.7, -0.3)
+        axis.set_title(board.name, fontsize=9, loc="left")
+        axis.set_xlabel(_label(board))
+        axis.grid(axis="x", alpha=0.25)
+    return _save(figure, pd.DataFrame(table), folder / "scores")
+
+
+def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
+    """Score by layer, one panel per corpus; upstreams of a single layer and mixes as horizontal lines."""
+    figure, axes = _axes(len(boards), 3.4)
+    table = []
+    for axis, board in zip(axes, boards, strict=True):
+        last = int(board.layers["layer"].max())
+        mixes = {row.upstream: row for row in board.rows}
+        for upstream, own in board.layers.groupby("upstream"):
+            colour, marker = style[upstream]
+            own = own.sort_values("layer")
+            table.append(own.assign(corpus=board.corpus))
+            if len(own) == 1 and last > 0:
+                axis.axhline(own["value"].iloc[0], color=colour, linewidth=1.2, label=upstream)
+                axis.fill_between([0, last], own["low"].iloc[0], own["high"].iloc[0], color=colour, alpha=0.08)
+                continue
+            axis.plot(own["layer"], own["value"], marker=marker, markersize=4, color=colour, label=upstream)
+            axis.fill_between(own["layer"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0)
+            if upstream in mixes:
+                mix = mixes[upstream].value
+                axis.axhline(mix, color=colour, linewidth=1, linestyle="--", alpha=0.7)
+        if board.chance is not None:
+            axis.axhline(board.chance, color="grey", linestyle=":", linewidth=1, label="chance")
+        axis.set_title(board.name, fontsize=9, loc="left")
+        axis.set_xlabel("layer (0: input of the first block); dashed: mix of all layers")
+        axis.set_ylabel(_label(board))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7)
+    table = pd.concat(table, ignore_index=True).assign(task=task)
+    return _save(
+        figure, table[["task", "corpus", "upstream", "layer", "value", "low", "high"]], folder / f"layers_{task}"
+    )
+
+
+def _save(figure, table: pd.DataFrame, stem: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure.tight_layout()
+    figure.savefig(stem.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+    write_text(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+    return stem.with_suffix(".svg")

@@ -16,7 +16,7 @@ SAMPLE_RATE = 16_000  # Hz, of everything behind this file
 MIN_SAMPLES = 400  # 25 ms: one analysis window; no upstream makes a frame of less
 MAX_SECONDS = 3_600.0  # one utterance; longer recordings need start and end columns
 RATES = (2_000, 768_000)  # Hz; anything outside is a broken header
-BLOCK = 1 << 20  # samples per channel read at once
+BLOCK = 1 << 20  # samples of all channels read at once
 SLACK = 0.05  # seconds an `end` may lie behind the file's end: manifests round
 
 
@@ -77,7 +77,9 @@ def prepare(samples: np.ndarray, rate: float) -> Float32[np.ndarray, " samples"]
     """
     samples = np.asarray(samples)
     if np.issubdtype(samples.dtype, np.integer):
-        samples = samples / -float(np.iinfo(samples.dtype).min)
+        info = np.iinfo(samples.dtype)
+        half = (int(info.max) - int(info.min) + 1) / 2
+        samples = (samples - (half + info.min)) / half  # unsigned samples swing about their middle
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
     if samples.ndim != 1:
@@ -113,9 +115,9 @@ def _hash(path: str, size: int, mtime_ns: int) -> str:
 
 def _read(file, wanted: int | None, limit: int) -> np.ndarray:
     """At most `wanted` samples as mono float32, in blocks, so that only what exists is ever allocated."""
-    blocks, count = [], 0
+    blocks, count, step = [], 0, BLOCK // file.channels
     while wanted is None or count < wanted:
-        size = BLOCK if wanted is None else min(BLOCK, wanted - count)
+        size = step if wanted is None else min(step, wanted - count)
         block = file.read(size, dtype="float32", always_2d=True)
         if not len(block):
             break

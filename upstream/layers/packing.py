@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from wavbench.upstream.lengths import mask_from_lengths
+from torch.nn.utils.rnn import pad_sequence
 
 
 def segment_of(lengths: Int[Tensor, " batch"]) -> Int[Tensor, " total_frames"]:
@@ -18,22 +17,9 @@ def segment_of(lengths: Int[Tensor, " batch"]) -> Int[Tensor, " total_frames"]:
     return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
 
-def segment_mean(
-    packed: Float[Tensor, "total_frames dim"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch dim"]:
-    """Mean over the frames of each utterance; zero where there are none."""
-    total = packed.new_zeros(len(lengths), packed.shape[1]).index_add(0, segment_of(lengths), packed)
-    return total / lengths.clamp(min=1)[:, None]
-
-
-def pad_packed(
-    packed: Float[Tensor, "total_frames *dim"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch frames *dim"]:
+def pad_packed(packed: Float[Tensor, "total_frames dim"], lengths: Sequence[int]) -> Float[Tensor, "batch frames dim"]:
     """Packed frames to one row per utterance, zeros beyond each length."""
-    size = int(lengths.max())
-    rows, columns = mask_from_lengths(lengths, size).nonzero(as_tuple=True)
-    flat = packed.new_zeros(len(lengths) * size, *packed.shape[1:]).index_copy(0, rows * size + columns, packed)
-    return flat.view(len(lengths), size, *packed.shape[1:])
+    return pad_sequence(packed.split(list(lengths)), batch_first=True)
 
 
 def pad_states(
@@ -43,7 +29,4 @@ def pad_states(
 
     Layer by layer, because the whole is the largest tensor there is: it is written once.
     """
-    if len(lengths) == 1:
-        return torch.stack(list(states))[None]
-    counts = torch.tensor(lengths, device=states[0].device)
-    return torch.stack([pad_packed(state, counts) for state in states], dim=1)
+    return torch.stack([pad_packed(state, lengths) for state in states], dim=1)

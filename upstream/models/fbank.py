@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.upstream.features import Features
-from wavbench.upstream.layers.packing import pad_packed, segment_mean, segment_of
+from wavbench.upstream.layers.packing import pad_packed, segment_of
 from wavbench.upstream.lengths import frames_from_samples, mask_from_lengths
 
 SAMPLE_RATE = 16_000  # Hz
@@ -73,13 +73,14 @@ class Fbank(nn.Module):
         packed = torch.cat(orders, dim=1)
         if config.normalise:
             packed = normalise_variance(packed, frame_lengths, config.epsilon)
-        return Features(pad_packed(packed, frame_lengths)[:, None], frame_lengths, self.frame_rate)
+        return Features(pad_packed(packed, frame_lengths.tolist())[:, None], frame_lengths, self.frame_rate)
 
     def _log_mel(self, frames: Float[Tensor, "frames window"]) -> Float[Tensor, "frames mels"]:
         frames = frames - frames.mean(dim=1, keepdim=True)
         previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
         frames = (frames - self.config.preemphasis * previous) * self.window
-        power = torch.fft.rfft(frames, n=self.fft_size).abs().square()  # (frames, bins)
+        spectrum = torch.fft.rfft(frames, n=self.fft_size)  # (frames, bins)
+        power = spectrum.real.square() + spectrum.imag.square()
         return (power @ self.filters.T).clamp(min=LOG_FLOOR).log()
 
 
@@ -103,14 +104,20 @@ def packed_slopes(
     packed: Float[Tensor, "total_frames dim"], lengths: Int[Tensor, " batch"], reach: int
 ) -> Float[Tensor, "total_frames dim"]:
     """Least-squares slope over `reach` frames on either side, the first and last frame of an utterance repeated."""
-    ends = lengths.cumsum(0)
-    utterance = segment_of(lengths)
-    first, last = (ends - lengths)[utterance], ends[utterance] - 1
-    frame = torch.arange(len(packed), device=packed.device)
-    slopes = torch.zeros_like(packed)
+    # Every utterance with its edges repeated: then neighbours are slices of one table.
+    wide = lengths + 2 * reach * (lengths > 0)
+    utterance = segment_of(wide)
+    first = lengths.cumsum(0) - lengths
+    place = torch.arange(len(utterance), device=packed.device) - (wide.cumsum(0) - wide)[utterance] - reach
+    inside = (place >= 0) & (place < lengths[utterance])
+    place = torch.minimum(place.clamp(min=0), lengths[utterance] - 1) + first[utterance]
+    table = packed.index_select(0, place)
+    size = len(table)
+    slopes = torch.zeros_like(table[: size - 2 * reach])
     for distance in range(1, reach + 1):
-        after = packed[torch.minimum(frame + distance, last)]
-        slopes += distance * (after - packed[torch.maximum(frame - distance, first)])
+        after, before = (table[reach + step : size - reach + step] for step in (distance, -distance))
+        slopes.add_(after, alpha=distance).sub_(before, alpha=distance)
+    slopes = slopes.index_select(0, inside.nonzero()[:, 0] - reach)
     return slopes / (2 * sum(distance**2 for distance in range(1, reach + 1)))
 
 
@@ -118,12 +125,13 @@ def normalise_variance(
     packed: Float[Tensor, "total_frames dim"], lengths: Int[Tensor, " batch"], epsilon: float
 ) -> Float[Tensor, "total_frames dim"]:
     """Zero mean and unit (unbiased) variance of every channel of every utterance; a single frame becomes zero."""
-    utterance = segment_of(lengths)
-    centred = packed.double()
-    centred = centred - segment_mean(centred, lengths)[utterance]
-    unbiased = (lengths / (lengths - 1).clamp(min=1))[:, None]
-    deviation = (segment_mean(centred.square(), lengths) * unbiased).sqrt()
-    return (centred / (deviation + epsilon)[utterance]).to(packed.dtype)
+    parts = []
+    for part in packed.split(lengths.tolist()):
+        mean = part.mean(dim=0, dtype=torch.float64)
+        centred = part - mean.to(part.dtype)
+        deviation = (centred.square().sum(dim=0, dtype=torch.float64) / max(len(part) - 1, 1)).sqrt()
+        parts.append(centred / (deviation + epsilon).to(part.dtype))
+    return torch.cat(parts)
 
 
 build, presets = Fbank, {"": Config(), "raw": Config(normalise=False)}

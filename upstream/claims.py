@@ -57,6 +57,26 @@ def owner() -> dict:
     return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
 
 
+def temporary_in(folder: Path, suffix: str = "") -> Path:
+    """A new name for a file in the making, from which `remove_orphans` sees whose it is."""
+    me = owner()
+    return folder / f".tmp-{me['host']}-{me['pid']}-{me['born']}-{uuid.uuid4().hex}{suffix}"
+
+
+def remove_orphans(folder: Path, expiry: float = EXPIRY) -> None:
+    """Delete the temporary files and the claims of workers that are gone."""
+    for path in folder.glob(".tmp-*"):
+        name = path.name.removeprefix(".tmp-").rpartition("-")[0]  # host-pid-born; a host may hold dashes
+        name, _, born = name.rpartition("-")
+        host, _, pid = name.rpartition("-")
+        gone = pid.isdigit() and is_dead({"host": host, "pid": int(pid), "born": born})
+        with contextlib.suppress(FileNotFoundError):
+            if gone or time.time() - path.stat().st_mtime > expiry:
+                path.unlink()
+    for path in folder.glob("*.claim"):
+        _drop_dead(path, expiry)
+
+
 def is_dead(record: dict) -> bool:
     """Whether the record names a process of this host that no longer runs (False when it cannot be known)."""
     if record.get("host") != socket.gethostname() or not isinstance(record.get("pid"), int):
@@ -71,9 +91,10 @@ def is_dead(record: dict) -> bool:
 
 
 def _born(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, "" where the system does not say."""
+    """Start time of a process in clock ticks since boot, "" where the system does not say or the process has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended, though its parent has not looked yet
     except (OSError, IndexError):
         return ""
 
@@ -95,7 +116,7 @@ def _drop_dead(path: Path, expiry: float) -> bool:
     # an unreadable claim is one being written, or one whose writer died in the act
     if not (silent > expiry or (record is not None and is_dead(record)) or (record is None and silent > 10)):
         return False
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside = temporary_in(path.parent)
     try:
         os.rename(path, aside)
     except FileNotFoundError:

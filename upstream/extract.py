@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from wavbench.upstream import claims
-from wavbench.upstream.audio import RESAMPLER, SAMPLE_RATE, AudioError, audio_hash, load_audio
+from wavbench.upstream.audio import MAX_SECONDS, RESAMPLER, SAMPLE_RATE, AudioError, audio_hash, load_audio
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import Manifest
-from wavbench.upstream.shards import AudioStamp, Rows, Writer, check_states, read_rows, remove_orphans
-from wavbench.upstream.store import Fingerprint, Info, Store, create_store, seal
+from wavbench.upstream.shards import AudioStamp, Writer, check_states, read_rows
+from wavbench.upstream.store import Fingerprint, Info, Store, check_fingerprint, create_store, read_header, seal
 
 BLOCK_BYTES = 160 << 20  # of stored states; shards lie between 64 and 256 MB where utterances allow it
 BLOCK_SECONDS = 1_800.0  # of audio: bounds a block of a pooled store, which would otherwise be the whole corpus
@@ -120,6 +120,8 @@ def extract(
         frame_rate=upstream.frame_rate,
         parameters=upstream.num_parameters,
     )
+    if (path / "store.json").exists():
+        check_fingerprint(path, read_header(path)[0], fingerprint)
     seconds = durations(manifest)
     job = _Job(upstream, manifest, path, fingerprint, seconds, publish_seconds, progress)
     plan = job.plan()
@@ -127,10 +129,17 @@ def extract(
     if announce:
         announce(plan)
     create_store(path, fingerprint, info)
-    remove_orphans(path / "shards", claims.EXPIRY)
+    _clean(path)
     job.report()
     _work(job, blocks(seconds, job.row_bytes, block_bytes))
+    _clean(path)
     return seal(path, manifest.table["id"])
+
+
+def _clean(path: Path) -> None:
+    """Remove what workers that were killed left behind."""
+    for folder in (path, path / "shards", path / "claims"):
+        claims.remove_orphans(folder)
 
 
 def check_space(path: Path, plan: Plan) -> None:
@@ -160,7 +169,7 @@ def durations(manifest: Manifest) -> np.ndarray:
             seconds[row] = max(header.duration - np.nan_to_num(start[row]), 0) if header.samplerate else 0
         except (soundfile.SoundFileError, OSError, RuntimeError):
             seconds[row] = 0
-    return np.minimum(seconds, 86_400)  # a header may promise anything
+    return np.minimum(seconds, MAX_SECONDS)  # a header may promise anything; more than this is refused
 
 
 def blocks(seconds: np.ndarray, row_bytes: Callable[[float], int], limit: int) -> list[list[list[int]]]:
@@ -202,7 +211,8 @@ class _Job:
         self.shards = path / "shards"
         self.ids: list[str] = manifest.table["id"].tolist()
         self.row_of = {id: row for row, id in enumerate(self.ids)}
-        self.seen: dict[str, Rows] = {}  # shard name -> its tables
+        self.seen: set[str] = set()  # names of shards
+        self.newest: dict[int, float] = {}  # row -> when the version that the store reads was written
         self.done: set[int] = set()
         self.writer = Writer(self.shards, fingerprint.hash(), fingerprint.dtype, fingerprint.kind == "mean")
         self.loader = ThreadPoolExecutor(1)  # decodes the next batch while the model runs
@@ -228,17 +238,22 @@ class _Job:
         for shard in sorted(self.shards.glob("[!.]*.h5")) if self.shards.is_dir() else ():
             if shard.name in self.seen:
                 continue
-            table = self.seen[shard.name] = read_rows(shard, self.fingerprint.hash())
+            self.seen.add(shard.name)
+            table = read_rows(shard, self.fingerprint.hash())
             stamps = [*zip(table.ids, table.stamps, strict=True), *((i, s) for i, (_, s) in table.rejected.items())]
-            self.done.update(self.row_of[i] for i, s in stamps if i in self.row_of and self._current(i, s))
+            for id, stamp in stamps:
+                row = self.row_of.get(id)
+                if row is None or table.written_at <= self.newest.get(row, -1.0):
+                    continue
+                self.newest[row] = table.written_at
+                (self.done.add if self._current(row, stamp) else self.done.discard)(row)
 
     def report(self) -> None:
         if self.progress:
             self.progress(len(self.done), len(self.ids))
 
-    def _current(self, id: str, stamp: AudioStamp) -> bool:
+    def _current(self, row: int, stamp: AudioStamp) -> bool:
         """Whether features were made of the audio that the manifest names today."""
-        row = self.row_of[id]
         now = self._stamp(row, hashed=False)
         if not stamp.same_segment(now):
             return False

@@ -7,12 +7,10 @@ row per utterance: `ids`, `offsets`, `lengths` (frames), `hashes` (BLAKE2b of th
 stand in `rejected/`. The file's name ends in the SHA-256 of its bytes, so any flipped bit is found.
 """
 
-import contextlib
 import hashlib
 import os
 import re
 import time
-import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from wavbench.upstream.claims import is_dead, owner
+from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
 
 FORMAT_VERSION = 1
@@ -113,8 +111,7 @@ class Writer:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.items.sort(key=lambda item: item[0])
-        me = owner()
-        temporary = self.folder / f".tmp-{me['host']}-{me['pid']}-{me['born']}-{uuid.uuid4().hex}.h5"
+        temporary = temporary_in(self.folder, ".h5")
         try:
             with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
                 self._write(file, work_seconds)
@@ -124,7 +121,7 @@ class Writer:
             path = self.folder / f"{key}-{sha}.h5"
             os.replace(temporary, path)
             fsync_folder(self.folder)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # HDF5 reports a disk that fills up while it closes as the latter
             raise UserError(
                 "a shard could not be written",
                 where=self.folder,
@@ -177,21 +174,36 @@ def read_rows(path: Path, fingerprint: str | None = None) -> Rows:
             found = file.attrs.get("fingerprint")
             if fingerprint is not None and found != fingerprint:
                 raise UserError("a shard belongs to another store", where=path, remedy="move it out of this folder")
-            group = file["rejected"]
-            names, reasons = group["ids"].asstr()[:].tolist(), group["reasons"].asstr()[:].tolist()
-            rejected = {n: (r, s) for n, r, s in zip(names, reasons, _read_stamps(group), strict=True)}
-            return Rows(
-                ids=file["ids"].asstr()[:].tolist(),
-                offsets=file["offsets"][:],
-                lengths=file["lengths"][:],
-                hashes=[value.decode() for value in file["hashes"][:]],
+            names, reasons = (own_dataset(file, f"rejected/{name}").asstr()[:].tolist() for name in ("ids", "reasons"))
+            rejected = {n: (r, s) for n, r, s in zip(names, reasons, _read_stamps(file, "rejected/"), strict=True)}
+            rows = Rows(
+                ids=own_dataset(file, "ids").asstr()[:].tolist(),
+                offsets=own_dataset(file, "offsets")[:],
+                lengths=own_dataset(file, "lengths")[:],
+                hashes=[value.decode() for value in own_dataset(file, "hashes")[:]],
                 stamps=_read_stamps(file),
                 rejected=rejected,
                 work_seconds=float(file.attrs["work_seconds"]),
                 written_at=float(file.attrs["written_at"]),
             )
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            _check_rows(file, rows)
+            return rows
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
         raise damaged(path, error) from error
+
+
+def _check_rows(file: h5py.File, rows: Rows) -> None:
+    """Raise a ValueError unless the tables fit each other and the states: lengths decide what is allocated."""
+    if len({len(table) for table in (rows.ids, rows.offsets, rows.lengths, rows.hashes, rows.stamps)}) != 1:
+        raise ValueError("its tables differ in length")
+    if not rows.ids:
+        return
+    pooled = "mean" in file
+    shape = own_dataset(file, "mean" if pooled else "states").shape
+    ends = np.cumsum(rows.lengths)
+    fits = len(shape) == 3 and (len(rows.ids) == shape[0] if pooled else ends[-1] == shape[1])
+    if not fits or (rows.lengths < 0).any() or (rows.offsets != ends - rows.lengths).any():
+        raise ValueError("its offsets and lengths do not fit its states")
 
 
 def damaged(path: Path, error: object) -> UserError:
@@ -209,8 +221,10 @@ def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     Raises:
         UserError: it is missing, a link, or stored elsewhere.
     """
-    link = file.get(name, getlink=True)
-    data = file[name] if isinstance(link, h5py.HardLink) else None
+    data = file
+    for part in name.split("/"):
+        inside = isinstance(data, h5py.Group) and isinstance(data.get(part, getlink=True), h5py.HardLink)
+        data = data[part] if inside else None
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
         raise damaged(Path(file.filename), f"{name!r} is missing, or points out of the file")
     return data
@@ -260,17 +274,6 @@ def content_hash(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def remove_orphans(folder: Path, older_than: float) -> None:
-    """Delete the temporary files of writers that are gone."""
-    for path in folder.glob(".tmp-*.h5"):
-        host, _, rest = path.name.removeprefix(".tmp-").rpartition("-")[0].rpartition("-")
-        host, _, pid = host.rpartition("-")
-        gone = pid.isdigit() and is_dead({"host": host, "pid": int(pid), "born": rest})
-        with contextlib.suppress(FileNotFoundError):
-            if gone or time.time() - path.stat().st_mtime > older_than:
-                path.unlink()
-
-
 def fsync_folder(folder: Path) -> None:
     """Make a rename survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -286,6 +289,7 @@ def _write_stamps(group: h5py.Group, stamps: list[AudioStamp]) -> None:
     group["segments"] = np.array([(s.start, s.end) for s in stamps], np.float64).reshape(-1, 2)
 
 
-def _read_stamps(group: h5py.Group) -> list[AudioStamp]:
-    tables = zip(group["audio_hashes"][:], group["audio_stats"][:], group["segments"][:], strict=True)
-    return [AudioStamp(h.decode(), int(a[0]), int(a[1]), float(s[0]), float(s[1])) for h, a, s in tables]
+def _read_stamps(file: h5py.File, group: str = "") -> list[AudioStamp]:
+    tables = (own_dataset(file, group + name)[:] for name in ("audio_hashes", "audio_stats", "segments"))
+    rows = zip(*tables, strict=True)
+    return [AudioStamp(h.decode(), int(a[0]), int(a[1]), float(s[0]), float(s[1])) for h, a, s in rows]

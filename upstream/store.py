@@ -8,10 +8,10 @@
 Shards are read directly rather than through the links or a virtual dataset: there a missing shard reads as zeros.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int
 
+from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.shards import (
     FORMAT_VERSION,
@@ -88,9 +89,7 @@ def create_store(path: Path, fingerprint: Fingerprint, info: Info) -> None:
     if any((path / "shards").glob("*.h5")):
         raise UserError("a folder with shards has no store.json", where=path, remedy="choose another folder")
     text = json.dumps({"fingerprint": asdict(fingerprint), "info": asdict(info)}, indent=1)
-    temporary = path / f".store.{uuid.uuid4().hex}"
-    temporary.write_text(text)
-    os.replace(temporary, path / "store.json")
+    _write_whole(path / "store.json", text)
     fsync_folder(path)
 
 
@@ -100,7 +99,7 @@ def check_fingerprint(path: Path, found: Fingerprint, wanted: Fingerprint) -> No
         here, there = getattr(found, field.name), getattr(wanted, field.name)
         if here != there:
             if isinstance(here, dict):
-                key = next(k for k in [*here, *there] if here.get(k) != there.get(k))
+                key = next(k for k in [*here, *there] if (k in here, here.get(k)) != (k in there, there.get(k)))
                 here, there, name = here.get(key), there.get(key), f"{field.name}.{key}"
             else:
                 name = field.name
@@ -210,7 +209,7 @@ class Store:
             )
 
     def read_frames(
-        self, rows: Sequence[int], layers: Sequence[int]
+        self, rows: Sequence[int] | np.ndarray, layers: Sequence[int]
     ) -> tuple[np.ndarray, Int[np.ndarray, " utterances"]]:
         """States of many utterances end to end, read shard by shard in long runs.
 
@@ -230,19 +229,18 @@ class Store:
         for file, run, first, last in self._runs(rows):
             states = own_dataset(file, "states")
             target = slice(int(starts[run[0]]), int(starts[run[-1] + 1]))
-            for number, place in enumerate(places):
-                if int8:
-                    part = states[place, first:last]
-                    scales = own_dataset(file, "scales")[
-                        self._place[rows[run[0]]] : self._place[rows[run[-1]]] + 1, place
-                    ]
-                    out[number, target] = part * np.repeat(scales, lengths[run], axis=0)
-                else:
-                    states.read_direct(out[number], np.s_[place, first:last], target)
+            with _checksums(file):
+                for number, place in enumerate(places):
+                    if int8:
+                        here = np.s_[self._place[rows[run[0]]] : self._place[rows[run[-1]]] + 1, place]
+                        scales = np.repeat(own_dataset(file, "scales")[here], lengths[run], axis=0)
+                        out[number, target] = states[place, first:last] * scales
+                    else:
+                        states.read_direct(out[number], np.s_[place, first:last], target)
         return out, lengths
 
     def read_pooled(
-        self, rows: Sequence[int], layers: Sequence[int]
+        self, rows: Sequence[int] | np.ndarray, layers: Sequence[int]
     ) -> tuple[Float[np.ndarray, "utterances layers dim"], Float[np.ndarray, "utterances layers dim"]]:
         """Mean and standard deviation over frames, float32; a frame store is pooled on the way."""
         from wavbench.upstream.shards import pool
@@ -253,9 +251,10 @@ class Store:
         if self.pooled:
             for shard in np.unique(self._shard[rows]):
                 here = np.flatnonzero(self._shard[rows] == shard)
-                for name, out in (("mean", mean), ("std", std)):
-                    data = own_dataset(self._file(int(shard)), name)[:]
-                    out[here] = data[self._place[rows[here]]][:, places]
+                file = self._file(int(shard))
+                with _checksums(file):
+                    for name, out in (("mean", mean), ("std", std)):
+                        out[here] = own_dataset(file, name)[:][self._place[rows[here]]][:, places]
             return mean, std
         for start in range(0, len(rows), 64):
             states, lengths = self.read_frames(rows[start : start + 64], layers)
@@ -308,7 +307,7 @@ def seal(path: Path, order: Iterable[str] | None = None) -> Store:
     fingerprint, _ = read_header(path)
     names, tables = _read_tables(path, fingerprint)
     index = _ordered(_latest(tables), list(order) if order is not None else _sealed_order(path))
-    temporary = path / f".features.{uuid.uuid4().hex}"
+    temporary = temporary_in(path)
     with h5py.File(temporary, "w") as file:
         file.attrs.update(format_version=FORMAT_VERSION, fingerprint=fingerprint.hash())
         for number, name in enumerate(names):
@@ -324,10 +323,15 @@ def seal(path: Path, order: Iterable[str] | None = None) -> Store:
     os.replace(temporary, path / "features.h5")
     store = Store(path)
     lines = [json.dumps({"id": id, "reason": reason}, ensure_ascii=False) for id, reason in store.rejected.items()]
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path / "rejected.jsonl")
+    _write_whole(path / "rejected.jsonl", "".join(f"{line}\n" for line in lines))
     fsync_folder(path)
     return store
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = temporary_in(path.parent)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def read_header(path: Path) -> tuple[Fingerprint, Info]:
@@ -347,11 +351,20 @@ def _read_tables(path: Path, fingerprint: Fingerprint) -> tuple[list[str], list[
     return names, [read_rows(path / "shards" / name, fingerprint.hash()) for name in names]
 
 
+@contextlib.contextmanager
+def _checksums(file: h5py.File) -> Iterator[None]:
+    """Say which shard it is whose bytes have changed; HDF5 says only that a filter failed."""
+    try:
+        yield
+    except OSError as error:
+        raise damaged(Path(file.filename), error) from error
+
+
 def _sealed_order(path: Path) -> list[str]:
     try:
         with h5py.File(path / "features.h5", "r") as file:
-            return file["index/ids"].asstr()[:].tolist()
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+            return own_dataset(file, "index/ids").asstr()[:].tolist()
+    except (UserError, OSError, KeyError, ValueError, TypeError, RuntimeError):
         return []  # not sealed yet, or damaged: the shards themselves say all but the order
 
 

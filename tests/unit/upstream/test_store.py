@@ -1,0 +1,482 @@
+"""The feature store: numbers come back as they were stored, in manifest order, and never from somewhere else."""
+
+import json
+import multiprocessing
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wavbench.upstream.errors import UserError
+from wavbench.upstream.shards import AudioStamp, Writer, check_states, quantize
+from wavbench.upstream.store import OPEN_FILES, Fingerprint, Info, Store, create_store, open_store, seal
+
+FINGERPRINT = Fingerprint(
+    weights="w" * 32,
+    config={"family": "toy", "dim": 8},
+    layers=(0, 1, 2),
+    kind="frames",
+    dtype="float32",
+    resampler="soxr HQ",
+    normalisation="none",
+)
+INFO = Info(upstream="toy", checkpoint="toy", manifest="corpus.csv", dim=8, frame_rate=50.0, parameters=0)
+STAMP = AudioStamp("0" * 32, 1, 2, float("nan"), float("nan"))
+LENGTHS = (3, 300, 1, 256, 17, 40, 255, 257, 2, 9)  # frames; on both sides of a chunk's 256
+
+
+def made_states(lengths: Sequence[int] = LENGTHS, layers: int = 3, dim: int = 8) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    scale = 10.0 ** random.integers(-3, 3, (layers, 1, dim))
+    return {
+        f"u{k}": (scale * random.standard_normal((layers, n, dim))).astype(np.float32) for k, n in enumerate(lengths)
+    }
+
+
+def fill(
+    path: Path, states: dict[str, np.ndarray], fingerprint: Fingerprint = FINGERPRINT, per_shard: int = 4
+) -> Store:
+    """A sealed store; shards are published last to first, utterances added last to first."""
+    create_store(path, fingerprint, INFO)
+    ids = list(states)
+    for start in reversed(range(0, len(ids), per_shard)):
+        writer = Writer(path / "shards", fingerprint.hash(), fingerprint.dtype, fingerprint.kind == "mean")
+        for position in reversed(range(start, min(start + per_shard, len(ids)))):
+            writer.add(position, ids[position], states[ids[position]], STAMP)
+        writer.publish(f"{start:05d}-block", 1.0)
+    return seal(path, ids)
+
+
+@pytest.fixture(scope="module")
+def store_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
+    folder = tmp_path_factory.mktemp("stores")
+    stores = {t: fill(folder / t, made_states(), replace(FINGERPRINT, dtype=t)) for t in ("float32", "int8")}
+    return stores.__getitem__
+
+
+@pytest.fixture
+def store(store_of: Callable[[str], Store], tmp_path: Path) -> Store:
+    """A float32 store of its own to break."""
+    shutil.copytree(store_of("float32").path, tmp_path / "store")
+    return open_store(tmp_path / "store")
+
+
+def a_shard(store: Store) -> Path:
+    return sorted((store.path / "shards").glob("*.h5"))[0]
+
+
+# numbers
+
+
+def test_float32_comes_back_to_the_last_bit(store: Store) -> None:
+    for id, states in made_states().items():
+        np.testing.assert_array_equal(store[id].states, states)
+        np.testing.assert_array_equal(store[id][1], states[1])
+        assert len(store[id]) == states.shape[1]
+        assert store[id][1].dtype == np.float32
+
+
+def test_float16_comes_back_as_the_cast(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", made_states(), replace(FINGERPRINT, dtype="float16"))
+    for id, states in made_states().items():
+        np.testing.assert_array_equal(store[id].states, states.astype(np.float16))
+        assert store[id].states.dtype == np.float16
+
+
+def test_int8_comes_back_within_half_a_scale(tmp_path: Path) -> None:
+    states = made_states()
+    states["u3"][:, :, 2] = 0  # a silent channel has a scale too
+    store = fill(tmp_path / "s", states, replace(FINGERPRINT, dtype="int8"))
+    for id, expected in states.items():
+        scales = quantize(expected, "int8")["scales"]
+        np.testing.assert_allclose(scales, np.abs(expected).max(axis=1) / 127, rtol=1e-6, atol=1e-37)
+        found = store[id].states
+        assert found.dtype == np.float32
+        assert (np.abs(found - expected) <= scales[:, None] * 0.500_01).all()
+        np.testing.assert_allclose(np.abs(found).max(axis=1), np.abs(expected).max(axis=1), rtol=1e-5)
+
+
+def test_pooled_is_the_plain_mean_and_deviation(tmp_path: Path) -> None:
+    states = made_states()
+    pooled = fill(tmp_path / "pooled", states, replace(FINGERPRINT, kind="mean"))
+    frames = fill(tmp_path / "frames", states)
+    rows = [7, 0, 3, 3, 9]
+    expected_mean, expected_std = np.zeros((2, len(rows), 3, 8))
+    for place, row in enumerate(rows):
+        values = states[f"u{row}"].astype(np.float64)
+        for layer in range(3):
+            for channel in range(8):
+                column = [float(value) for value in values[layer, :, channel]]
+                mean = sum(column) / len(column)
+                expected_mean[place, layer, channel] = mean
+                expected_std[place, layer, channel] = (sum((x - mean) ** 2 for x in column) / len(column)) ** 0.5
+    for store in (pooled, frames):
+        mean, std = store.read_pooled(rows, [0, 1, 2])
+        np.testing.assert_allclose(mean, expected_mean, rtol=1e-6, atol=1e-6 * np.abs(expected_std).max())
+        np.testing.assert_allclose(std, expected_std, rtol=1e-6, atol=1e-12)
+        np.testing.assert_array_equal(store.read_pooled(rows, [2])[0][:, 0], mean[:, 2])
+
+
+def test_the_mean_of_a_large_offset_keeps_its_deviation(tmp_path: Path) -> None:
+    states = {"u": (1e4 + np.random.default_rng(0).standard_normal((3, 5_000, 8))).astype(np.float32)}
+    store = fill(tmp_path / "s", states, replace(FINGERPRINT, kind="mean"))
+    np.testing.assert_allclose(
+        store.read_pooled([0], [0])[1][0, 0], states["u"][0].astype(float).std(axis=0), rtol=1e-6
+    )
+
+
+def test_a_subset_of_layers_is_found_by_its_numbers(tmp_path: Path) -> None:
+    states = made_states(layers=2)
+    store = fill(tmp_path / "s", states, replace(FINGERPRINT, layers=(4, 8)))
+    np.testing.assert_array_equal(store["u1"][8], states["u1"][1])
+    np.testing.assert_array_equal(store.read_frames([1], [8, 4])[0], states["u1"][::-1])
+    with pytest.raises(UserError, match=r"no layer 1\b") as error:
+        store["u1"][1]
+    assert "4, 8" in error.value.remedy
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.integers(0, 9), max_size=25), layers=st.lists(st.sampled_from([0, 1, 2]), max_size=4))
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_any_order_of_rows_equals_reading_one_by_one(
+    store_of: Callable[[str], Store], dtype: str, rows: list[int], layers: list[int]
+) -> None:
+    store = store_of(dtype)
+    states, lengths = store.read_frames(rows, layers)
+    expected = [np.stack([store[store.ids[row]][layer] for layer in layers]) for row in rows if layers]
+    assert lengths.tolist() == [LENGTHS[row] for row in rows]
+    assert states.shape == (len(layers), sum(lengths), 8)
+    if expected:
+        np.testing.assert_array_equal(states, np.concatenate(expected, axis=1))
+
+
+def test_states_lie_layer_by_layer_in_checked_chunks(store: Store) -> None:
+    with h5py.File(a_shard(store)) as file:
+        states = file["states"]
+        assert states.shape == (3, sum(LENGTHS[:4]), 8)
+        assert states.chunks == (1, 256, 8)
+        assert states.fletcher32
+        assert file["ids"].asstr()[:].tolist() == ["u0", "u1", "u2", "u3"]
+        assert file["offsets"][:].tolist() == [0, 3, 303, 304]
+
+
+def test_plain_h5py_reads_the_same_numbers_through_the_links(store: Store) -> None:
+    with h5py.File(store.path / "features.h5") as file:
+        index = {name: file["index"][name][:] for name in ("ids", "shard", "offset", "length", "row")}
+        for row, id in enumerate(index["ids"]):
+            shard = file[f"shards/{index['shard'][row]:05d}"]
+            first = index["offset"][row]
+            states = shard["states"][:, first : first + index["length"][row]]
+            np.testing.assert_array_equal(states, store[id.decode()].states)
+            assert shard["ids"][index["row"][row]] == id
+
+
+# order, versions, names
+
+
+def test_utterances_come_in_manifest_order(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", made_states())
+    wanted = ["u5", "u0", "u9", "u3"]
+    store = seal(store.path, [*wanted, "not-there"])
+    assert store.ids[:4] == wanted
+    assert sorted(store.ids) == sorted(made_states())  # what the manifest lacks stays
+    assert open_store(store.path).ids == store.ids
+    assert seal(store.path).ids == store.ids
+    np.testing.assert_array_equal(store[store.ids[2]].states, made_states()["u9"])
+    assert store.lengths.tolist() == [LENGTHS[int(id[1:])] for id in store.ids]
+
+
+def test_sealing_again_changes_no_byte(store: Store) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
+
+    before = content()
+    seal(store.path)
+    seal(store.path, store.ids)
+    assert content() == before
+
+
+def test_of_two_versions_the_later_counts(store: Store) -> None:
+    other = {"u3": np.full((3, 5, 8), 7, np.float32)}
+    writer = Writer(store.path / "shards", FINGERPRINT.hash(), "float32", False)
+    writer.add(3, "u3", other["u3"], STAMP)
+    writer.publish("00000-0", 1.0)  # a name that sorts before the others
+    again = seal(store.path)
+    assert again.ids == store.ids
+    np.testing.assert_array_equal(again["u3"].states, other["u3"])
+    writer.reject("u3", "its audio broke", STAMP)
+    writer.publish("00000-0", 1.0)
+    last = seal(store.path)
+    assert "u3" not in last
+    assert last.rejected == {"u3": "its audio broke"}
+    lines = (store.path / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"id": "u3", "reason": "its audio broke"}]
+    with pytest.raises(UserError, match="its audio broke"):
+        last["u3"]
+
+
+def test_ids_may_be_any_text(tmp_path: Path) -> None:
+    ids = ["a/b", "..", "/", "ü żółć 日本", "x" * 5_000, " ", "u'\"%s", "0"]
+    states = {id: np.full((3, 2, 8), k, np.float32) for k, id in enumerate(ids)}
+    store = fill(tmp_path / "s", states)
+    assert store.ids == ids
+    assert all(store[id].states[0, 0, 0] == k for k, id in enumerate(ids))
+
+
+def test_more_shards_than_open_files_are_read(tmp_path: Path) -> None:
+    states = made_states([2] * (OPEN_FILES + 8))
+    store = fill(tmp_path / "s", states, per_shard=1)
+    for _ in range(2):
+        found, _ = store.read_frames(range(len(store)), [0])
+        np.testing.assert_array_equal(found[0], np.concatenate([s[0] for s in states.values()]))
+    assert len(store._files) <= OPEN_FILES
+
+
+def _mean_of(store: Store, id: str) -> float:
+    return float(store[id].states.mean())
+
+
+def test_a_store_goes_to_worker_processes(store: Store) -> None:
+    store["u1"].states  # noqa: B018  (opens a file, which must not travel)
+    assert pickle.loads(pickle.dumps(store)).ids == store.ids  # noqa: S301
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.starmap(_mean_of, [(store, id) for id in store.ids])
+    np.testing.assert_allclose(found, [float(states.mean()) for states in made_states().values()])
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"weights": "v" * 32}, "weights"),
+        ({"config": {"family": "toy", "dim": 9}}, "config.dim"),
+        ({"config": {"family": "toy"}}, "config.dim"),
+        ({"config": {"family": "toy", "dim": 8, "norm": None}}, "config.norm"),
+        ({"layers": (0, 1)}, "layers"),
+        ({"kind": "mean"}, "kind"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"resampler": "soxr VHQ"}, "resampler"),
+        ({"normalisation": "zero mean"}, "normalisation"),
+        ({"format_version": 2}, "format_version"),
+    ],
+)
+def test_another_fingerprint_is_refused_by_the_name_of_its_field(store: Store, change: dict, name: str) -> None:
+    with pytest.raises(UserError) as error:
+        create_store(store.path, replace(FINGERPRINT, **change), INFO)
+    assert error.value.what == f"the store was made with another {name}"
+    create_store(store.path, FINGERPRINT, INFO)
+    assert open_store(store.path).fingerprint == FINGERPRINT
+
+
+def test_a_shard_of_another_store_is_refused(store: Store, tmp_path: Path) -> None:
+    other = fill(tmp_path / "other", made_states(), replace(FINGERPRINT, weights="v" * 32))
+    a_shard(other).rename(store.path / "shards" / a_shard(other).name.replace("00000", "99999"))
+    with pytest.raises(UserError, match="belongs to another store"):
+        open_store(store.path)
+
+
+def test_shards_without_a_header_are_not_taken_over(store: Store) -> None:
+    (store.path / "store.json").unlink()
+    with pytest.raises(UserError, match=r"no store\.json"):
+        create_store(store.path, FINGERPRINT, INFO)
+    with pytest.raises(UserError, match="no feature store"):
+        open_store(store.path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"fingerprint": {}, "info": {}}', "\x00"])
+def test_a_broken_header_is_an_error_in_words(store: Store, text: str) -> None:
+    (store.path / "store.json").write_text(text)
+    with pytest.raises(UserError, match=r"store\.json cannot be read"):
+        open_store(store.path)
+
+
+def test_frames_asked_of_a_pooled_store_are_an_error_with_a_way_out(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", made_states(), replace(FINGERPRINT, kind="mean"))
+    for ask in (lambda: store["u0"], lambda: store.read_frames([0], [0]), lambda: store.need_frames("ctc")):
+        with pytest.raises(UserError, match="pool=none"):
+            ask()
+
+
+def test_an_unknown_utterance_is_an_error_that_names_it(store: Store) -> None:
+    with pytest.raises(UserError, match="no utterance 'u77'"):
+        store["u77"]
+
+
+def secret(path: Path) -> None:
+    """A file elsewhere on the machine whose numbers must not be read through a store."""
+    with h5py.File(path, "w") as file:
+        with h5py.File(path.parent / "honest.h5") as honest:
+            for name in honest:
+                honest.copy(name, file)
+
+
+TABLES = ["states", "ids", "offsets", "lengths", "hashes", "audio_hashes", "audio_stats", "segments"]
+
+
+@pytest.mark.parametrize("name", [*TABLES, "rejected", "rejected/ids", "rejected/reasons"])
+@pytest.mark.parametrize("way", ["external link", "soft link", "virtual", "external storage"])
+def test_a_shard_that_points_out_of_its_file_is_refused(store: Store, tmp_path: Path, name: str, way: str) -> None:
+    shard, elsewhere = a_shard(store), tmp_path / "secret.h5"
+    (tmp_path / "honest.h5").write_bytes(shard.read_bytes())
+    secret(elsewhere)
+    with h5py.File(shard, "a") as file:
+        old = file[name]
+        if isinstance(old, h5py.Group) and way not in ("external link", "soft link"):
+            pytest.skip("a group is no virtual dataset")
+        shape, dtype = getattr(old, "shape", ()), getattr(old, "dtype", None)
+        if way == "external storage" and h5py.check_string_dtype(dtype or np.dtype("i1")):
+            pytest.skip("HDF5 keeps text of any length inside the file")
+        del file[name]
+        if way == "external link":
+            file[name] = h5py.ExternalLink(str(elsewhere), name)
+        elif way == "soft link":
+            file["aside"] = h5py.ExternalLink(str(elsewhere), name)
+            file[name] = h5py.SoftLink("/aside")
+        elif way == "virtual":
+            layout = h5py.VirtualLayout(shape, dtype)
+            layout[...] = h5py.VirtualSource(str(elsewhere), name, shape)
+            file.create_virtual_dataset(name, layout)
+        else:
+            (tmp_path / "raw").write_bytes(b"\x01" * 1_000_000)
+            file.create_dataset(name, shape, dtype, external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)])
+    with pytest.raises(UserError, match="points out of the file"):
+        open_store(store.path)["u0"].states  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_pooled_shard_that_points_out_of_its_file_is_refused(tmp_path: Path, name: str) -> None:
+    store = fill(tmp_path / "s", made_states(), replace(FINGERPRINT, kind="mean"))
+    shard = a_shard(store)
+    (tmp_path / "honest.h5").write_bytes(shard.read_bytes())
+    secret(tmp_path / "secret.h5")
+    with h5py.File(shard, "a") as file:
+        del file[name]
+        file[name] = h5py.ExternalLink(str(tmp_path / "secret.h5"), name)
+    with pytest.raises(UserError, match="points out of the file"):
+        open_store(store.path).read_pooled([0], [0])
+
+
+def test_an_index_that_points_out_of_its_file_is_not_followed(store: Store, tmp_path: Path) -> None:
+    index = store.path / "features.h5"
+    (tmp_path / "secret.h5").write_bytes(index.read_bytes())
+    with h5py.File(tmp_path / "secret.h5", "a") as file:
+        file["index/ids"][:] = file["index/ids"][:][::-1]
+    with h5py.File(index, "a") as file:
+        del file["index/ids"]
+        file["index/ids"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "index/ids")
+    assert open_store(store.path).ids == store.ids  # the order of the shards, as before the first seal
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 2_000])
+def test_a_shard_cut_short_is_an_error_that_names_it(store: Store, length: int) -> None:
+    shard = a_shard(store)
+    shard.write_bytes(shard.read_bytes()[:length])
+    with pytest.raises(UserError, match="damaged") as error:
+        open_store(store.path)
+    assert shard.name in error.value.where
+
+
+def test_changed_states_are_never_returned(store: Store) -> None:
+    shard = a_shard(store)
+    content = bytearray(shard.read_bytes())
+    at = content.find(made_states()["u1"][1, 100].tobytes())
+    assert at > 0
+    content[at] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        open_store(store.path)["u1"].states  # noqa: B018
+
+
+@pytest.mark.parametrize(("dtype", "peak", "bad"), [("float16", 7e4, 1), ("float16", 65_504, 0), ("float32", 7e4, 0)])
+def test_states_beyond_float16_name_the_layer_and_the_way_out(dtype: str, peak: float, bad: int) -> None:
+    states = np.ones((3, 4, 8), np.float32)
+    states[1, 2, 3] = -peak
+    if not bad:
+        check_states(states, dtype, (0, 5, 6), "u1")
+        return
+    with pytest.raises(UserError, match="layer 5 reaches 7e\\+04") as error:
+        check_states(states, dtype, (0, 5, 6), "u1")
+    assert "dtype=float32" in error.value.remedy
+    assert "u1" in error.value.where
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_states_that_are_no_numbers_name_the_layer(dtype: str, value: float) -> None:
+    states = np.ones((3, 4, 8), np.float32)
+    states[2, 0, 0] = value
+    with pytest.raises(UserError, match="layer 9 of the upstream gives NaN or infinite states"):
+        check_states(states, dtype, (0, 5, 9), "u1")
+
+
+# writing
+
+
+def test_a_writer_holds_its_block_once_and_writes_with_one_layer_more(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).standard_normal((13, 200, 192)).astype(np.float32)
+    writer = Writer(tmp_path / "shards", "f", "float16", False)
+    writer.add(-1, "warm", states, STAMP)
+    writer.publish("warm", 1.0)
+    tracemalloc.start()
+    try:
+        for k in range(40):
+            writer.add(k, f"u{k}", states, STAMP)
+        held = tracemalloc.get_traced_memory()[0]
+        assert writer.bytes == 40 * states.nbytes // 2
+        assert held < 1.05 * writer.bytes + 2 * states.nbytes
+        tracemalloc.reset_peak()
+        writer.publish("block", 1.0)
+        peak = tracemalloc.get_traced_memory()[1]
+        assert peak < held * (1 + 2.5 / 13)
+        assert tracemalloc.get_traced_memory()[0] < 0.05 * held
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_empty_writer_publishes_nothing(tmp_path: Path) -> None:
+    assert Writer(tmp_path / "shards", "f", "float16", False).publish("block", 1.0) is None
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_disk_that_fills_up_leaves_no_shard_and_no_temporary_file(tmp_path: Path) -> None:
+    """In a process that may not write files larger than 100 kB."""
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    code = (
+        "import sys, numpy, pathlib\n"
+        "from wavbench.upstream.shards import Writer, AudioStamp\n"
+        "from wavbench.upstream.errors import UserError\n"
+        "writer = Writer(pathlib.Path(sys.argv[1]), 'f', 'float32', False)\n"
+        "writer.add(0, 'u', numpy.ones((3, 20_000, 8), 'f4'), AudioStamp('', 0, 0, 0.0, 0.0))\n"
+        "try: writer.publish('block', 1.0)\n"
+        "except UserError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "shards")], capture_output=True, text=True, preexec_fn=limited
+    )
+    assert "a shard could not be written" in done.stdout, done.stderr
+    assert "free disk space" in done.stdout
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+def test_the_fingerprint_survives_its_file(store: Store) -> None:
+    text = json.loads((store.path / "store.json").read_text())
+    assert text["fingerprint"] == json.loads(json.dumps(asdict(FINGERPRINT)))
+    assert open_store(store.path).fingerprint.hash() == FINGERPRINT.hash()

@@ -86,6 +86,8 @@ def sweep(config: schemas.Sweep) -> int:
     from wavbench.benchmark.run import ALL, MIX, Cell, Listener, Paths
     from wavbench.benchmark.sweep import Job
     from wavbench.benchmark.sweep import sweep as run_sweep
+    from wavbench.downstream.probe import statistics_of
+    from wavbench.downstream.spec import load_task
 
     corpora = Path(config.corpora)
     manifests = {cell.manifest: corpora / cell.manifest for cell in config.cells}
@@ -96,6 +98,7 @@ def sweep(config: schemas.Sweep) -> int:
             where=f"experiment {config.experiment}",
             remedy="give corpora=FOLDER, the folder that they lie in",
         )
+    framed = {cell.manifest for cell in config.cells if statistics_of(load_task(cell.task)) is None}
     jobs = [
         Job(
             upstream=lambda u=u: load_upstream(u.name, u.weights, u.seed, u.revision, config.device),
@@ -107,6 +110,7 @@ def sweep(config: schemas.Sweep) -> int:
                 seed=seed,
                 budget_share=_share(cell.budget),
                 trials=corpora / cell.trials if cell.trials else None,
+                keep_frames=cell.manifest in framed,
             ),
         )
         for cell in config.cells

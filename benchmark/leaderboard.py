@@ -89,7 +89,7 @@ def _board(records: list[Record]) -> Board:
     first = records[0]
     by_row: dict[tuple[str, str], dict[str | int, list[Record]]] = {}
     for record in records:
-        row = by_row.setdefault((record.checkpoint, record.store_fingerprint), {})
+        row = by_row.setdefault((record.checkpoint, record.checkpoint_hash), {})
         row.setdefault(record.layers, []).append(record)
     sign = -1 if first.higher_is_better else 1
     layers = [

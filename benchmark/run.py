@@ -43,6 +43,7 @@ class Cell:
         seed: of head, batches and drawn trials.
         budget_share: share of the task's updates, 1 for results that are to be compared.
         trials: a verification trials file, drawn where None.
+        keep_frames: extract frames even where the task pools, because another cell will need them.
     """
 
     task: str
@@ -50,6 +51,7 @@ class Cell:
     seed: int = 0
     budget_share: float = 1.0
     trials: Path | None = None
+    keep_frames: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,12 @@ def run_cell(plan: _Plan, paths: Paths, listener: Listener) -> list[Path]:
 
 
 def store_for(plan: _Plan, paths: Paths, listener: Listener) -> Store:
-    """The up-to-date store that a cell reads."""
-    path = store_path(paths.stores, plan.manifest, plan.upstream, plan.fingerprint)
+    """The up-to-date store that a cell reads: a frame store where there is or will be one, since it holds means too."""
+    frames = fingerprint_of(plan.upstream, None, False, "float16")
+    path = store_path(paths.stores, plan.manifest, plan.upstream, frames)
+    pooled = plan.fingerprint.kind == "mean" and not plan.cell.keep_frames and not (path / "features.h5").is_file()
+    if pooled:
+        path = store_path(paths.stores, plan.manifest, plan.upstream, plan.fingerprint)
 
     def announce(work) -> None:
         if work.todo:
@@ -193,7 +199,7 @@ def store_for(plan: _Plan, paths: Paths, listener: Listener) -> Store:
         plan.upstream,
         plan.manifest,
         path,
-        pooled=plan.fingerprint.kind == "mean",
+        pooled=pooled,
         dtype="float16",
         announce=announce,
         progress=lambda done, total: listener.progress(what, done, total),
@@ -229,7 +235,7 @@ def _write(plan, paths, store: Store, table: pd.DataFrame, result: Result, start
         upstream=plan.upstream.name,
         checkpoint=plan.upstream.checkpoint,
         checkpoint_hash=plan.upstream.weights_hash,
-        store_fingerprint=plan.fingerprint.hash(),
+        store_fingerprint=store.fingerprint.hash(),
         protocol=PROTOCOL,
         protocol_version=PROTOCOL_VERSION,
         adaptation="frozen",

@@ -229,9 +229,10 @@ class _Job:
     def row_bytes(self, seconds: float) -> int:
         """Bytes that an utterance takes in the store."""
         states = len(self.fingerprint.layers) * self.upstream.dim
+        pooled = states * 8  # mean and deviation, float32
         if self.fingerprint.kind == "mean":
-            return states * 8
-        return int(seconds * self.upstream.frame_rate) * states * np.dtype(self.fingerprint.dtype).itemsize
+            return pooled
+        return pooled + int(seconds * self.upstream.frame_rate) * states * np.dtype(self.fingerprint.dtype).itemsize
 
     def scan(self) -> None:
         """Take in the shards that were published since the last look."""

@@ -1,8 +1,9 @@
 """One shard of a feature store: an HDF5 file that is published whole or not at all.
 
 Layout of a frame shard: `states` [layer, frame, dim] (layer-major: reading one layer is one sequential read), chunks
-(1, 256, dim), fletcher32; of a pooled shard: `mean` and `std` [utterance, layer, dim] float32. Tables beside it, one
-row per utterance: `ids`, `offsets`, `lengths` (frames), `hashes` (BLAKE2b of the stored states), `audio_hashes`,
+(1, 256, dim), fletcher32; and, alone in a pooled shard, `mean` and `std` over frames, [utterance, layer, dim] float32,
+taken before the cast, so that one extraction serves heads that pool and heads that do not. Tables beside it, one row
+per utterance: `ids`, `offsets`, `lengths` (frames), `hashes` (BLAKE2b of the stored states), `audio_hashes`,
 `audio_stats` (bytes, modification time in ns), `segments` (start, end in seconds). Utterances whose audio was refused
 stand in `rejected/`. The file's name ends in the SHA-256 of its bytes, so any flipped bit is found.
 """
@@ -89,7 +90,7 @@ class Writer:
         Args:
             states: [layer, frame, dim] float32, finite (`check_states` says so).
         """
-        arrays = pool(states) if self.pooled else quantize(states, self.dtype)
+        arrays = pool(states) | ({} if self.pooled else quantize(states, self.dtype))
         future = self.hashers.submit(content_hash, arrays)
         self.items.append((position, id, arrays, states.shape[1], future, stamp))
         self.bytes += sum(array.nbytes for array in arrays.values())
@@ -149,9 +150,9 @@ class Writer:
         _write_stamps(group, [self.rejected[name][1] for name in names])
         if not self.items:
             return
+        for name in ("mean", "std"):
+            file.create_dataset(name, data=np.stack([i[2][name] for i in self.items]), fletcher32=True)
         if self.pooled:
-            for name in ("mean", "std"):
-                file.create_dataset(name, data=np.stack([i[2][name] for i in self.items]), fletcher32=True)
             return
         layers, _, dim = self.items[0][2]["states"].shape
         total = int(lengths.sum())

@@ -242,26 +242,15 @@ class Store:
     def read_pooled(
         self, rows: Sequence[int] | np.ndarray, layers: Sequence[int]
     ) -> tuple[Float[np.ndarray, "utterances layers dim"], Float[np.ndarray, "utterances layers dim"]]:
-        """Mean and standard deviation over frames, float32; a frame store is pooled on the way."""
-        from wavbench.upstream.shards import pool
-
+        """Mean and population standard deviation over frames, float32, taken before any cast of the frames."""
         rows, places = np.asarray(rows, np.int64), self._layer_places(layers)
         mean = np.empty((len(rows), len(places), self.dim), np.float32)
         std = np.empty_like(mean)
-        if self.pooled:
-            for shard in np.unique(self._shard[rows]):
-                here = np.flatnonzero(self._shard[rows] == shard)
-                file = self._file(int(shard))
-                with _checksums(file):
-                    for name, out in (("mean", mean), ("std", std)):
-                        out[here] = own_dataset(file, name)[:][self._place[rows[here]]][:, places]
-            return mean, std
-        for start in range(0, len(rows), 64):
-            states, lengths = self.read_frames(rows[start : start + 64], layers)
-            ends = np.cumsum(lengths)
-            for k, (first, last) in enumerate(zip(ends - lengths, ends, strict=True), start=start):
-                pooled = pool(states[:, first:last].astype(np.float32))
-                mean[k], std[k] = pooled["mean"], pooled["std"]
+        for shard in np.unique(self._shard[rows]):
+            here = np.flatnonzero(self._shard[rows] == shard)
+            for name, out in (("mean", mean), ("std", std)):
+                data = own_dataset(self._file(int(shard)), name)[:]
+                out[here] = data[self._place[rows[here]]][:, places]
         return mean, std
 
     def _layer_places(self, layers: Sequence[int]) -> list[int]:

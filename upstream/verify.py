@@ -53,10 +53,9 @@ def _damaged_utterances(shard: Path, fingerprint: Fingerprint) -> str:
         with h5py.File(shard, "r") as file:
             for place, (id, offset, length) in enumerate(zip(table.ids, table.offsets, table.lengths, strict=True)):
                 try:
-                    if fingerprint.kind == "mean":
-                        arrays = {name: own_dataset(file, name)[place] for name in ("mean", "std")}
-                    else:
-                        arrays = {"states": own_dataset(file, "states")[:, offset : offset + length]}
+                    arrays = {name: own_dataset(file, name)[place] for name in ("mean", "std")}
+                    if fingerprint.kind == "frames":
+                        arrays["states"] = own_dataset(file, "states")[:, offset : offset + length]
                         if fingerprint.dtype == "int8":
                             arrays["scales"] = own_dataset(file, "scales")[place]
                     whole = content_hash(arrays) == table.hashes[place]

@@ -5,6 +5,7 @@ moment, so a stack of seventy gives what seventy runs would.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,49 +21,77 @@ CLIP = 1.0  # gradient norm of each head, SUPERB's
 
 
 class HeadStack(nn.Module):
-    """A mix and a head for each member of a stack."""
+    """A head for each member of a stack: first those that see a mix of layers, then those that see one.
 
-    def __init__(self, choices: Sequence[str | int], layers: int, head: nn.Module) -> None:
+    The two kinds are kept apart because a single layer is an input without gradient: half the work of a backward pass.
+
+    Args:
+        mixed: how many heads have a mix of their own.
+        single: position of the layer that each further head sees.
+        layers: how many layers there are.
+        build: from a number of heads to a head module, the same initial weights for each.
+    """
+
+    def __init__(self, mixed: int, single: Sequence[int], layers: int, build: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.mix = Mix(choices, layers)
-        self.head = head
+        state = torch.random.get_rng_state()
+        self.mix = Mix(mixed, layers) if mixed else None
+        self.mixed = build(mixed) if mixed else None
+        torch.random.set_rng_state(state)  # the same initial weights in both parts
+        self.single = build(len(single)) if len(single) else None
+        self.register_buffer("layer", torch.tensor(list(single), dtype=torch.long))
 
     def forward(self, states: Float[Tensor, "layers rows dim"]) -> Float[Tensor, "heads rows outputs"]:
-        return self.head(self.mix(states))
+        parts = []
+        if self.mixed is not None:
+            parts.append(self.mixed(self.mix(states)))
+        if self.single is not None:
+            parts.append(self.single(states[self.layer]))
+        return torch.cat(parts) if len(parts) == 2 else parts[0]
+
+    def stacked(self, name: str) -> Float[Tensor, "heads ..."]:
+        """A parameter of the heads, of all of them."""
+        return torch.cat([getattr(part, name) for part in (self.mixed, self.single) if part is not None])
+
+    def head_parameters(self) -> list[list[Tensor]]:
+        """Parameters of the mixed heads with their mixes, and of the single ones; each with a leading heads axis."""
+        mixed = [] if self.mixed is None else [*self.mix.parameters(), *self.mixed.parameters()]
+        single = [] if self.single is None else list(self.single.parameters())
+        return [parameters for parameters in (mixed, single) if parameters]
 
 
 class StackedAdam:
-    """Adam with a learning rate and a clipped gradient norm per head.
+    """Adam with a learning rate and a clipped gradient norm per head: torch's fused one on slices of the stack.
 
     Args:
-        parameters: each with a leading heads axis.
-        rates: learning rate of each head.
+        parameters: of the heads, each with a leading heads axis.
+        rates: learning rate of each head; equal ones next to each other.
         clip: largest gradient norm of a head over all its parameters.
-
-    Source: Kingma and Ba 2015, algorithm 1; as torch.optim.Adam with its defaults.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], rates: Float[Tensor, " heads"], clip: float = CLIP) -> None:
+    def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], clip: float = CLIP) -> None:
         self.parameters, self.clip = list(parameters), clip
-        self.rates = [rates.to(p).reshape(-1, *[1] * (p.dim() - 1)) for p in self.parameters]
-        self.means = [torch.zeros_like(p) for p in self.parameters]
-        self.squares = [torch.zeros_like(p) for p in self.parameters]
-        self.step_count = 0
+        self.runs, first = [], 0
+        for rate, run in itertools.groupby(rates):
+            last = first + len(list(run))
+            self.runs.append((rate, slice(first, last)))
+            first = last
+        self.slices = [[p.detach()[heads] for p in self.parameters] for _, heads in self.runs]
+        groups = [{"params": s, "lr": rate} for s, (rate, _) in zip(self.slices, self.runs, strict=True)]
+        self.adam = torch.optim.Adam(groups, fused=True)
 
     @torch.no_grad()
     def step(self) -> None:
-        self.step_count += 1
         gradients = [p.grad for p in self.parameters]
-        norms = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients]).sum(dim=0).sqrt()
+        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients], dim=1).norm(dim=1)
         scale = (self.clip / (norms + 1e-6)).clamp(max=1)
-        for g in gradients:
-            g.mul_(scale.reshape(-1, *[1] * (g.dim() - 1)))
-        torch._foreach_lerp_(self.means, gradients, 0.1)
-        torch._foreach_mul_(self.squares, 0.999)
-        torch._foreach_addcmul_(self.squares, gradients, gradients, 0.001)
-        first, second = 1 - 0.9**self.step_count, 1 - 0.999**self.step_count
-        for p, rate, mean, square in zip(self.parameters, self.rates, self.means, self.squares, strict=True):
-            p.sub_(rate * (mean / first) / ((square / second).sqrt() + 1e-8))
+        if (scale < 1).any():
+            for g in gradients:
+                g.mul_(scale.reshape(-1, *[1] * (g.dim() - 1)))
+        for views, (_, heads) in zip(self.slices, self.runs, strict=True):
+            for view, g in zip(views, gradients, strict=True):
+                view.grad = g[heads]
+        self.adam.step()
         for p in self.parameters:
             p.grad = None
 
@@ -123,32 +152,38 @@ def fit(
         seed: of the order of batches.
         progress: called with (updates done, updates).
     """
-    optimiser = StackedAdam(list(model.parameters()), torch.tensor(rates, dtype=torch.float64))
+    parts, first = [], 0
+    for parameters in model.head_parameters():
+        heads = slice(first, first + len(parameters[0]))
+        parts.append((heads, StackedAdam(parameters, rates[heads])))
+        first = heads.stop
     sign = 1 if higher_is_better else -1
     best = np.full(len(rates), -np.inf)
     best_loss, best_update = np.full(len(rates), np.inf), np.zeros(len(rates), int)
-    kept = [p.detach().clone() for p in model.parameters()]
-    order = batch_order(train, budget.batch, seed)
+    kept = [[p.detach().clone() for p in optimiser.parameters] for _, optimiser in parts]
+    order, random = batch_order(train, budget.batch, seed), np.random.default_rng((seed, len(train)))
     for update in range(1, budget.updates + 1):
         rows = next(order)
         with _threads(model):
             states, lengths = batches.take(rows)
-            losses = objective.loss(model.head, model(states), rows, lengths)
-            losses.sum().backward()
-            optimiser.step()
+            objective.train_loss(model, states, rows, lengths, random).sum().backward()
+            for _, optimiser in parts:
+                optimiser.step()
         if update % budget.evaluate_every == 0 or update == budget.updates:
             value, loss = _evaluate(model, objective, batches, dev)
             value = np.where(np.isfinite(value), sign * value, -np.inf)
             better = (value > best) | ((value == best) & (loss < best_loss))
             best, best_loss = np.where(better, value, best), np.where(better, loss, best_loss)
             best_update = np.where(better, update, best_update)
-            for keep, p in zip(kept, model.parameters(), strict=True):
-                keep[better] = p.detach()[better]
+            for copies, (heads, optimiser) in zip(kept, parts, strict=True):
+                for copy, p in zip(copies, optimiser.parameters, strict=True):
+                    copy[better[heads]] = p.detach()[better[heads]]
         if progress:
             progress(update, budget.updates)
     with torch.no_grad():
-        for keep, p in zip(kept, model.parameters(), strict=True):
-            p.copy_(keep)
+        for copies, (_, optimiser) in zip(kept, parts, strict=True):
+            for copy, p in zip(copies, optimiser.parameters, strict=True):
+                p.copy_(copy)
     return Fit(model, sign * best, best_update)
 
 
@@ -184,7 +219,7 @@ def _evaluate(model: HeadStack, objective, batches, rows: np.ndarray) -> tuple[n
         decoded.append(objective.decode(outputs, part, lengths))
         parts.append(part)
         if objective.has_dev_loss:
-            losses = losses + objective.loss(model.head, outputs, part, lengths).numpy() * len(part)
+            losses = losses + objective.loss(model, outputs, part, lengths).numpy() * len(part)
         count += len(part)
     loss = losses / count if objective.has_dev_loss else np.zeros(len(decoded[0]))
     return objective.values(decoded, parts), np.where(np.isfinite(loss), loss, np.inf)

@@ -21,6 +21,11 @@ from wavbench.upstream.errors import UserError
 Rows = Int[np.ndarray, " batch"]
 
 
+def _whole_batch_loss(self, model, states: Tensor, rows: "Rows", lengths, random) -> Float[Tensor, " heads"]:
+    """The training loss where nothing is sampled: that of all outputs."""
+    return self.loss(model, model(states), rows, lengths)
+
+
 class Classify:
     """One class per utterance from its pooled mean: cross-entropy, percent right.
 
@@ -31,6 +36,7 @@ class Classify:
 
     statistics = ("mean",)  # what is pooled; None where the head needs frames
     has_dev_loss = True  # whether dev has the classes of train
+    train_loss = _whole_batch_loss
 
     def __init__(self, targets: Sequence[str], train: Rows) -> None:
         self.targets = list(targets)
@@ -48,7 +54,9 @@ class Classify:
         """Raise a UserError when a class of these rows never occurs in train."""
         self.vocabulary.encode((self.targets[row] for row in rows), split)
 
-    def loss(self, head, outputs: Float[Tensor, "heads batch classes"], rows: Rows, lengths) -> Float[Tensor, " heads"]:
+    def loss(
+        self, model, outputs: Float[Tensor, "heads batch classes"], rows: Rows, lengths
+    ) -> Float[Tensor, " heads"]:
         classes = self.classes[torch.from_numpy(rows)].expand(len(outputs), -1)
         return F.cross_entropy(outputs.transpose(1, 2), classes, reduction="none").mean(dim=1)
 
@@ -102,11 +110,20 @@ class Frames:
     def loss(
         self, head, outputs: Float[Tensor, "heads frames classes"], rows: Rows, lengths
     ) -> Float[Tensor, " heads"]:
+        return self._cross_entropy(outputs, torch.cat([self.labels[row] for row in rows]))
+
+    def train_loss(self, model, states: Tensor, rows: Rows, lengths, random: np.random.Generator) -> Tensor:
+        """The loss of a random part of the frames: neighbours are nearly the same frame and teach little more."""
         labels = torch.cat([self.labels[row] for row in rows])
-        counted = labels != IGNORED
-        outputs, labels = outputs[:, counted], labels[counted]
-        losses = F.cross_entropy(outputs.transpose(1, 2), labels.expand(len(outputs), -1), reduction="none")
-        return losses.sum(dim=1) / max(losses.shape[1], 1)
+        counted = np.flatnonzero(labels.numpy() != IGNORED)
+        chosen = torch.from_numpy(np.sort(random.permutation(counted)[: self.FRAMES]))
+        return self._cross_entropy(model(states[:, chosen]), labels[chosen])
+
+    def _cross_entropy(self, outputs: Float[Tensor, "heads frames classes"], labels: Tensor) -> Float[Tensor, " heads"]:
+        heads, frames, classes = outputs.shape
+        flat = outputs.reshape(heads * frames, classes)  # classes last in memory: a strided softmax takes twice as long
+        losses = F.cross_entropy(flat, labels.repeat(heads), ignore_index=IGNORED, reduction="none")
+        return losses.reshape(heads, frames).sum(dim=1) / max(int((labels != IGNORED).sum()), 1)
 
     def decode(self, outputs: Float[Tensor, "heads frames classes"], rows: Rows, lengths) -> np.ndarray:
         """Counts per head and utterance: errors, frames, errors in speech, frames of speech."""
@@ -140,6 +157,7 @@ class Ctc:
 
     statistics = None
     has_dev_loss = True
+    train_loss = _whole_batch_loss
 
     def __init__(self, targets: Sequence[list[str]], train: Rows, lengths: Sequence[int], frame_rate: float) -> None:
         self.targets = [list(target) for target in targets]
@@ -213,6 +231,7 @@ class Verify:
 
     statistics = ("mean", "std")
     has_dev_loss = False
+    train_loss = _whole_batch_loss
     SCALE, MARGIN = 30.0, 0.4
 
     def __init__(self, targets: Sequence[str], train: Rows) -> None:
@@ -227,9 +246,11 @@ class Verify:
     def check(self, rows: Rows, split: str) -> None:
         """Speakers of dev and test are new by design."""
 
-    def loss(self, head, outputs: Float[Tensor, "heads batch dim"], rows: Rows, lengths) -> Float[Tensor, " heads"]:
+    def loss(self, model, outputs: Float[Tensor, "heads batch dim"], rows: Rows, lengths) -> Float[Tensor, " heads"]:
         classes = self.classes[torch.from_numpy(rows)]
-        cosines = F.normalize(outputs, dim=2) @ F.normalize(head.speakers, dim=1)  # (heads, batch, speakers)
+        cosines = F.normalize(outputs, dim=2) @ F.normalize(
+            model.stacked("speakers"), dim=1
+        )  # (heads, batch, speakers)
         margins = F.one_hot(classes, self.outputs) * self.MARGIN
         logits = self.SCALE * (cosines - margins)
         classes = classes.expand(len(outputs), -1)

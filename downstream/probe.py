@@ -129,7 +129,10 @@ def probe(
     splits = splits_of(table, task)
     single = [choice for choice in choices if choice != MIX]
     layers = list(store.layers) if MIX in choices else sorted(set(single))
-    stack = [(choice, rate) for choice in choices for rate in budget.learning_rates]
+    choices = sorted(choices, key=lambda choice: choice != MIX)  # a stack has its mixes first
+    # mixes, then single layers; among each, heads of one learning rate next to each other
+    parts = ([choice for choice in choices if choice == MIX], [choice for choice in choices if choice != MIX])
+    stack = [(choice, rate) for part in parts for rate in budget.learning_rates for choice in part]
     folds: list[tuple[Fit, list[int], dict[int, pd.DataFrame]]] = []
     for number, split in enumerate(splits):
 
@@ -138,9 +141,9 @@ def probe(
                 progress(number * updates + done, len(splits) * updates)
 
         folds.append(_fold(task, store, table, split, layers, stack, seed, budget, trials, standardise, step))
-    width = len(budget.learning_rates)
     results = []
     for k, choice in enumerate(choices):
+        own = [head for head, (c, _) in enumerate(stack) if c == choice]
         scores = pd.concat([tables[k] for _, _, tables in folds], ignore_index=True)
         if "row_b" in scores:
             scores["speaker_b"] = table["speaker"].to_numpy()[scores["row_b"]]
@@ -157,13 +160,13 @@ def probe(
                 curve=tuple(
                     {
                         "fold": split.name,
-                        "dev": {str(stack[k * width + r][1]): float(done.dev[k * width + r]) for r in range(width)},
+                        "dev": {str(stack[head][1]): float(done.dev[head]) for head in own},
                         "updates": int(done.updates[best[k]]),
                     }
                     for split, (done, best, _) in zip(splits, folds, strict=True)
                 ),
                 layer_weights=_layer_weights(choice, k, folds),
-                parameters=sum(p[0].numel() for p in model.head.parameters()) + (len(layers) if choice == MIX else 0),
+                parameters=sum(p[0].numel() for p in model.head_parameters()[0 if choice == MIX else -1]),
             )
         )
     return results
@@ -190,19 +193,20 @@ def _fold(task, store, table, split, layers, stack, seed, budget, given, standar
         dev, test = (np.unique(np.concatenate(objective.trials[part][:2])) for part in ("dev", "test"))
     objective.check(dev, "dev")
     objective.check(test, "test")
+    head = importlib.import_module(f"wavbench.downstream.heads.{task.head}")
+    mixed = [choice for choice, _ in stack if choice == MIX]
+    single = [layers.index(choice) for choice, _ in stack[len(mixed) :]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = importlib.import_module(f"wavbench.downstream.heads.{task.head}").build(
-            len(stack), batches.dim, objective.outputs
+        model = HeadStack(
+            len(mixed), single, len(layers), lambda heads: head.build(heads, batches.dim, objective.outputs)
         )
-    choices = [choice if choice == MIX else layers.index(choice) for choice, _ in stack]
-    model = HeadStack(choices, len(layers), head)
     sign = task.metric.higher_is_better
     rates = [rate for _, rate in stack]
     done = fit(model, objective, batches, split.train, dev, rates, budget, sign, seed, step)
-    width = len(budget.learning_rates)
     order = done.dev if sign else -done.dev
-    best = [k * width + int(np.argmax(order[k * width : (k + 1) * width])) for k in range(len(stack) // width)]
+    choices = list(dict.fromkeys(choice for choice, _ in stack))
+    best = [max((h for h, (c, _) in enumerate(stack) if c == choice), key=lambda h: order[h]) for choice in choices]
     decoded, rows = decode_rows(done.model, objective, batches, test, best)
     return done, best, {k: objective.scores(decoded, rows, k) for k in range(len(best))}
 

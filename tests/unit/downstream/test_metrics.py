@@ -1,0 +1,123 @@
+"""Metrics against hand-computed values and the libraries of the field."""
+
+import jiwer
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import recall_score, roc_curve
+
+from wavbench.downstream.metrics import (
+    METRICS,
+    accuracy,
+    edit_distances,
+    equal_error_rate,
+    error_rate,
+    macro_recall,
+    min_dcf,
+    secondary,
+)
+from wavbench.upstream.errors import UserError
+
+
+def trials(count: int, seed: int, ties: bool = False) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    target = random.random(count) < 0.3
+    score = random.normal(target * 1.2, 1.0)
+    return pd.DataFrame({"score": score.round(1) if ties else score, "target": target})
+
+
+def test_error_rate_is_errors_per_hundred_tokens() -> None:
+    scores = pd.DataFrame({"errors": [1, 3, 0], "tokens": [10, 6, 4]})
+    assert error_rate(scores)[0] == pytest.approx(100 * 4 / 20)
+    assert accuracy(scores)[0] == pytest.approx(80)
+    weights = np.array([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    np.testing.assert_allclose(error_rate(scores, weights), [100 * 2 / 24, 50.0])
+
+
+def test_edit_distances_are_those_of_jiwer() -> None:
+    random = np.random.default_rng(0)
+    references = [[str(s) for s in random.integers(0, 5, random.integers(1, 12))] for _ in range(50)]
+    hypotheses = [[str(s) for s in random.integers(0, 5, random.integers(1, 12))] for _ in range(50)]
+    ours = edit_distances(references, hypotheses)
+    for reference, hypothesis, distance in zip(references, hypotheses, ours, strict=True):
+        done = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+        assert distance == done.substitutions + done.insertions + done.deletions
+
+
+def test_a_perfect_separation_has_no_error_and_a_reversed_one_has_all() -> None:
+    scores = pd.DataFrame({"score": [0.9, 0.8, 0.2, 0.1], "target": [True, True, False, False]})
+    assert equal_error_rate(scores)[0] == pytest.approx(0)
+    assert min_dcf(scores) == pytest.approx(0)
+    assert equal_error_rate(scores.assign(score=-scores["score"]))[0] == pytest.approx(100)
+
+
+def test_the_equal_error_rate_of_a_small_case_is_right_by_hand() -> None:
+    # one of four targets lies below one of four non-targets: at any threshold between, both rates are 1/4
+    scores = pd.DataFrame({"score": [5, 4, 3, 1, 2, 0, -1, -2], "target": [1, 1, 1, 1, 0, 0, 0, 0]}).astype({"target": bool})
+    assert equal_error_rate(scores)[0] == pytest.approx(25)
+
+
+def test_equal_scores_for_all_trials_are_a_coin_toss() -> None:
+    scores = pd.DataFrame({"score": np.zeros(10), "target": [True] * 5 + [False] * 5})
+    assert equal_error_rate(scores)[0] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_equal_error_rate_is_where_sklearns_curve_meets_the_diagonal(ties: bool) -> None:
+    scores = trials(3_000, 1, ties)
+    alarm, hit, _ = roc_curve(scores["target"], scores["score"], drop_intermediate=False)
+    grid = np.linspace(0, 1, 400_001)
+    at = np.interp(grid, alarm, 1 - hit)
+    expected = 100 * grid[np.argmin(np.abs(at - grid))]
+    assert equal_error_rate(scores)[0] == pytest.approx(expected, abs=0.01)
+
+
+def test_the_equal_error_rate_agrees_with_speechbrain() -> None:
+    from speechbrain.utils.metric_stats import EER
+
+    scores = trials(1_500, 2)
+    positive = torch.tensor(scores["score"][scores["target"]].to_numpy())
+    negative = torch.tensor(scores["score"][~scores["target"]].to_numpy())
+    assert equal_error_rate(scores)[0] == pytest.approx(100 * EER(positive, negative)[0], abs=0.3)
+
+
+def test_weights_count_a_trial_as_often_as_repeating_it() -> None:
+    scores = trials(200, 3)
+    weights = np.random.default_rng(0).integers(0, 4, (5, 200)).astype(float)
+    repeated = [equal_error_rate(scores.loc[scores.index.repeat(w.astype(int))])[0] for w in weights]
+    np.testing.assert_allclose(equal_error_rate(scores, weights), repeated)
+
+
+def test_min_dcf_is_the_least_cost_of_a_plain_loop() -> None:
+    scores = trials(400, 4)
+    score, target = scores["score"].to_numpy(), scores["target"].to_numpy()
+    costs = []
+    for threshold in [np.inf, *score]:
+        said = score >= threshold
+        miss, alarm = (target & ~said).sum() / target.sum(), (~target & said).sum() / (~target).sum()
+        costs.append((0.01 * miss + 0.99 * alarm) / 0.01)
+    assert min_dcf(scores) == pytest.approx(min(costs))
+
+
+def test_trials_of_one_kind_have_no_equal_error_rate() -> None:
+    with pytest.raises(UserError, match="both kinds"):
+        equal_error_rate(pd.DataFrame({"score": [1.0, 2.0], "target": [True, True]}))
+
+
+def test_macro_recall_is_sklearns() -> None:
+    random = np.random.default_rng(5)
+    label, prediction = random.integers(0, 4, 300), random.integers(0, 4, 300)
+    scores = pd.DataFrame({"errors": (label != prediction).astype(int), "tokens": 1, "label": label})
+    assert macro_recall(scores) == pytest.approx(100 * recall_score(label, prediction, average="macro"))
+
+
+def test_chance_is_the_share_of_the_commonest_class() -> None:
+    scores = pd.DataFrame({"errors": [0, 1, 1, 0], "tokens": 1, "label": ["a", "a", "a", "b"]})
+    assert secondary("accuracy", scores)["chance"] == pytest.approx(75)
+
+
+def test_every_metric_of_a_task_is_computable() -> None:
+    from wavbench.downstream.spec import load_task, task_names
+
+    assert {load_task(name).metric.name for name in task_names()} <= set(METRICS)

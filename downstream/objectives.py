@@ -87,6 +87,7 @@ class Frames:
 
     statistics = None
     has_dev_loss = True
+    FRAMES = 1_024  # of a batch that are trained on
 
     def __init__(
         self, targets: Sequence[list[Segment]], train: Rows, lengths: Sequence[int], frame_rate: float

@@ -21,9 +21,9 @@ class Split:
     """
 
     name: str
-    train: Int[np.ndarray, " rows"]
-    dev: Int[np.ndarray, " rows"]
-    test: Int[np.ndarray, " rows"]
+    train: Int[np.ndarray, " train"]
+    dev: Int[np.ndarray, " dev"]
+    test: Int[np.ndarray, " test"]
 
 
 def splits_of(table: pd.DataFrame, task: Task) -> list[Split]:

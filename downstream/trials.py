@@ -56,7 +56,10 @@ def read_trials(path: Path | str) -> pd.DataFrame:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)[["enroll", "test", "target"]]
         else:
             table = pd.read_csv(path, sep=r"\s+", names=["target", "enroll", "test"], dtype=str)
-        table["target"] = table["target"].map({"1": True, "0": False, "True": True, "False": False}).astype(bool)
+        target = table["target"].map({"1": True, "0": False, "True": True, "False": False})
+        if target.isna().any() or table.empty:
+            raise ValueError("a trial is neither target (1) nor non-target (0)" if len(table) else "it has no trials")
+        table["target"] = target.astype(bool)
     except (KeyError, ValueError, UnicodeDecodeError) as error:
         raise UserError(
             "the trials cannot be read",

@@ -54,7 +54,9 @@ def test_a_perfect_separation_has_no_error_and_a_reversed_one_has_all() -> None:
 
 def test_the_equal_error_rate_of_a_small_case_is_right_by_hand() -> None:
     # one of four targets lies below one of four non-targets: at any threshold between, both rates are 1/4
-    scores = pd.DataFrame({"score": [5, 4, 3, 1, 2, 0, -1, -2], "target": [1, 1, 1, 1, 0, 0, 0, 0]}).astype({"target": bool})
+    scores = pd.DataFrame({"score": [5, 4, 3, 1, 2, 0, -1, -2], "target": [1, 1, 1, 1, 0, 0, 0, 0]}).astype(
+        {"target": bool}
+    )
     assert equal_error_rate(scores)[0] == pytest.approx(25)
 
 

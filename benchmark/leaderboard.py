@@ -72,9 +72,12 @@ class Board:
 def boards_of(records: Iterable[Record]) -> list[Board]:
     """Group records into boards and rank their rows."""
     groups: dict[tuple, list[Record]] = {}
+    hashes: dict[str, set[str]] = {}
     for record in records:
         groups.setdefault(board_key(record), []).append(record)
-    return [_board(group) for _, group in sorted(groups.items())]
+        hashes.setdefault(record.checkpoint, set()).add(record.checkpoint_hash)
+    ambiguous = {name for name, found in hashes.items() if len(found) > 1}
+    return [_board(group, ambiguous) for _, group in sorted(groups.items())]
 
 
 def board_key(record: Record) -> tuple:
@@ -85,11 +88,14 @@ def board_key(record: Record) -> tuple:
     return (record.task, record.corpus, record.corpus_hash, *map(str, protocol), record.head, budget, trials)
 
 
-def _board(records: list[Record]) -> Board:
+def _board(records: list[Record], ambiguous: set[str]) -> Board:
+    """One board; a checkpoint's name that several weights share is followed by the beginning of their hash."""
     first = records[0]
     by_row: dict[tuple[str, str], dict[str | int, list[Record]]] = {}
     for record in records:
-        row = by_row.setdefault((record.checkpoint, record.checkpoint_hash), {})
+        name = record.checkpoint
+        name = f"{name} #{record.checkpoint_hash[:6]}" if name in ambiguous else name
+        row = by_row.setdefault((name, record.checkpoint_hash), {})
         row.setdefault(record.layers, []).append(record)
     sign = -1 if first.higher_is_better else 1
     layers = [
@@ -185,7 +191,7 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
                     "key": record.key,
                 }
             )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=None if lines else ["task", "corpus", "rank", "upstream", "value"])
 
 
 def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
@@ -276,6 +282,8 @@ def plain(boards: list[Board]) -> str:
             best = f"  best layer {row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else ""
             interval = f"[{row.low:6.2f}, {row.high:6.2f}]"
             text.append(f"  {row.rank:2d}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{best}".rstrip())
+        if not board.rows:
+            text += [f"  {x.upstream}  layer {x.layer}: {x.value:.2f}" for x in board.layers.itertuples()]
         text.append("")
     return "\n".join(text).rstrip()
 

@@ -23,9 +23,11 @@ def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
     matplotlib.use("Agg")
     matplotlib.rcParams.update({"svg.hashsalt": "wavbench", "font.size": 9, "axes.spines.top": False})
     matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "path"})
+    matplotlib.rcParams.update({"text.parse_math": False})  # a name with dollars is a name
     folder.mkdir(parents=True, exist_ok=True)
     upstreams = sorted({row.upstream for board in boards for row in board.rows} | _probed(boards))
-    style = {name: (COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]) for k, name in enumerate(upstreams)}
+    colours = len(COLOURS)  # the next eight get the same colours with other markers
+    style = {u: (COLOURS[k % colours], MARKERS[(k + k // colours) % len(MARKERS)]) for k, u in enumerate(upstreams)}
     figures = {"scores": _scores([board for board in boards if board.rows], style, folder)}
     for task in sorted({board.task for board in boards}):
         probed = [board for board in boards if board.task == task and len(board.layers)]
@@ -77,7 +79,8 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
         axis.set_title(board.name, fontsize=9, loc="left")
         axis.set_xlabel(_label(board))
         axis.grid(axis="x", alpha=0.25)
-    return _save(figure, pd.DataFrame(table), folder / "scores")
+    columns = ["task", "corpus", "upstream", "value", "low", "high"]
+    return _save(figure, pd.DataFrame(table, columns=columns), folder / "scores")
 
 
 def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
@@ -87,27 +90,28 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
     for axis, board in zip(axes, boards, strict=True):
         last = int(board.layers["layer"].max())
         mixes = {row.upstream: row for row in board.rows}
+        named = {}  # handles by name: the legend would leave out labels that begin with an underscore
         for upstream, own in board.layers.groupby("upstream"):
             colour, marker = style[upstream]
             own = own.sort_values("layer")
             table.append(own.assign(corpus=board.corpus))
             if len(own) == 1 and last > 0:
-                axis.axhline(own["value"].iloc[0], color=colour, linewidth=1.2, label=upstream)
+                named[upstream] = axis.axhline(own["value"].iloc[0], color=colour, linewidth=1.2)
                 axis.fill_between([0, last], own["low"].iloc[0], own["high"].iloc[0], color=colour, alpha=0.08)
                 continue
-            axis.plot(own["layer"], own["value"], marker=marker, markersize=4, color=colour, label=upstream)
+            (named[upstream],) = axis.plot(own["layer"], own["value"], marker=marker, markersize=4, color=colour)
             axis.fill_between(own["layer"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0)
             if upstream in mixes:
                 mix = mixes[upstream].value
                 axis.axhline(mix, color=colour, linewidth=1, linestyle="--", alpha=0.7)
         if board.chance is not None:
-            axis.axhline(board.chance, color="grey", linestyle=":", linewidth=1, label="chance")
+            named["chance"] = axis.axhline(board.chance, color="grey", linestyle=":", linewidth=1)
         axis.set_title(board.name, fontsize=9, loc="left")
         axis.set_xlabel("layer (0: input of the first block); dashed: mix of all layers")
         axis.set_ylabel(_label(board))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7)
+        axis.legend(list(named.values()), list(named), fontsize=7)
     table = pd.concat(table, ignore_index=True).assign(task=task)
     return _save(
         figure, table[["task", "corpus", "upstream", "layer", "value", "low", "high"]], folder / f"layers_{task}"

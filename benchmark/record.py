@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import platform
+import types
+import typing
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,6 +68,7 @@ class Record:
 
 
 FIELDS = {field.name for field in dataclasses.fields(Record)}
+HINTS = typing.get_type_hints(Record)
 
 
 def key_of(determinants: dict) -> str:
@@ -107,11 +110,27 @@ def read_record(path: Path) -> Record:
             raise ValueError(f"schema {values.get('schema')}, this version reads {SCHEMA}")
         if set(values) != FIELDS:
             raise ValueError(f"fields {', '.join(sorted(set(values) ^ FIELDS))} are missing or unknown")
+        wrong = [name for name, hint in HINTS.items() if not _fits(values[name], hint)]
+        if wrong or len(values["ci95"]) != 2:
+            raise ValueError(f"{', '.join(wrong) or 'ci95'} holds something else than it should")
         return Record(**values)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
             "a record cannot be read", where=path, why=str(error)[:200], remedy="delete it and run its cell again"
         ) from error
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value read from JSON is of an annotated type: a record may come from a stranger."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_fits(value, part) for part in inner)
+    if origin in (list, dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return isinstance(value, origin) and all(_fits(part, inner[-1]) for part in parts)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def read_records(results: Path) -> list[Record]:

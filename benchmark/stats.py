@@ -45,7 +45,10 @@ def interval(metric: str, scores: pd.DataFrame, resamples: int = RESAMPLES, seed
         else:
             weights = weights[weights @ scores["tokens"].to_numpy(float) > 0]
         values.append(METRICS[metric](scores, weights.astype(float)))
-    low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
+    values = np.concatenate(values)
+    if not len(values):  # nothing to count, however often it is drawn
+        values = METRICS[metric](scores)
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high), unit
 
 

@@ -1,0 +1,160 @@
+"""A record has one key, one file written whole, and nothing in it that names a person."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from wavbench.benchmark import record as records
+from wavbench.benchmark.record import (
+    FIELDS,
+    exists,
+    hashed,
+    key_of,
+    read_record,
+    read_records,
+    read_scores,
+    write_record,
+    write_text,
+)
+from wavbench.upstream.errors import UserError
+
+SCORES = pd.DataFrame({"utterance": ["0a", "1e5"], "speaker": ["01", "02"], "errors": [0, 1], "tokens": [1, 1]})
+
+
+def test_a_record_reads_back_as_it_was(tmp_path: Path, make_record: Callable) -> None:
+    record = make_record(corpus="mówią «€»", layers=7, value=12.3456)
+    path = write_record(tmp_path, record, SCORES, None)
+    assert path == tmp_path / "runs" / f"{record.key}.json"
+    assert read_record(path) == record
+    assert read_records(tmp_path) == [record]
+    assert exists(tmp_path, record.key)
+    assert not exists(tmp_path, "another")
+
+
+def test_scores_read_back_with_their_hashes_as_text(tmp_path: Path, make_record: Callable) -> None:
+    record = make_record()
+    write_record(tmp_path, record, SCORES, None)
+    pd.testing.assert_frame_equal(read_scores(tmp_path, record.key), SCORES)  # "1e5" and "01" are no numbers
+
+
+def test_predictions_lie_in_a_file_that_git_ignores(tmp_path: Path, make_record: Callable) -> None:
+    record = make_record()
+    write_record(tmp_path, record, SCORES, pd.DataFrame({"id": ["u"], "reference": ["a b"], "hypothesis": ["a"]}))
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        f"{record.key}.json",
+        f"{record.key}.scores.csv",
+        f"{record.key}.predictions.csv",
+    }
+    ignored = (Path(__file__).parents[3] / ".gitignore").read_text().split()
+    assert "*.predictions.csv" in ignored
+
+
+def test_the_key_of_equal_values_is_equal_in_any_order() -> None:
+    assert key_of({"a": 1, "b": [1, 2]}) == key_of({"b": [1, 2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": "1"})
+    assert key_of({"a": [1, 2]}) != key_of({"a": [2, 1]})
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "table.csv", "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_text(tmp_path / "table.csv", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "old"
+
+
+def test_a_record_that_exists_has_its_scores(
+    tmp_path: Path, make_record: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, whole = [], records.write_text
+
+    def write(path: Path, text: str) -> None:
+        written.append(path.name)
+        if path.name.endswith(".scores.csv"):
+            raise KeyboardInterrupt
+        whole(path, text)
+
+    record = make_record()
+    monkeypatch.setattr(records, "write_text", write)
+    with pytest.raises(KeyboardInterrupt):
+        write_record(tmp_path, record, SCORES, SCORES)
+    assert written == [f"{record.key}.scores.csv"]
+    assert not exists(tmp_path, record.key)
+
+
+def damage(text: str) -> dict[str, str]:
+    """A record's text, spoilt in every way that happens."""
+    values = json.loads(text)
+    changed = {
+        "no list": [1, 2],
+        "another schema": values | {"schema": 99},
+        "a field less": {k: v for k, v in values.items() if k != "value"},
+        "a field more": values | {"surprise": 1},
+        "a word for a number": values | {"value": "high"},
+        "a number for a word": values | {"task": 3},
+        "truth for a number": values | {"n": True},
+        "one bound": values | {"ci95": [1.0]},
+        "words for bounds": values | {"ci95": ["a", "b"]},
+        "half a layer": values | {"layers": 0.5},
+        "a list for a table": values | {"cost": []},
+        "nothing": None,
+    }
+    return {name: json.dumps(value) for name, value in changed.items()} | {
+        "cut off": text[: len(text) // 2],
+        "empty": "",
+        "other text": "hello",
+    }
+
+
+def test_a_damaged_or_foreign_record_is_one_clear_screen(tmp_path: Path, make_record: Callable) -> None:
+    path = write_record(tmp_path, make_record(), SCORES, None)
+    for name, text in damage(path.read_text()).items():
+        path.write_text(text)
+        with pytest.raises(UserError) as error:
+            read_records(tmp_path)
+        screen = error.value.screen()
+        assert str(path) in screen, name
+        assert "delete it and run its cell again" in screen, name
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError):
+        read_record(path)
+
+
+def test_missing_scores_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="scores of a record cannot be read") as error:
+        read_scores(tmp_path, "k")
+    assert "k.scores.csv" in error.value.where
+
+
+def test_hashes_name_nobody_and_differ_by_corpus() -> None:
+    names = ["Ada", "Bob", "", "Ada"]
+    hashes = hashed(names, "corpus")
+    assert hashes[0] == hashes[3] != hashes[1]
+    assert hashes[2] == ""
+    assert not set(hashes) & set(hashed(["Ada", "Bob"], "another corpus"))
+    assert all(len(text) == 8 and int(text, 16) >= 0 for text in hashes if text)
+
+
+def test_the_fields_are_those_of_the_design() -> None:
+    design = """schema key task corpus corpus_hash split upstream checkpoint checkpoint_hash store_fingerprint protocol
+    adaptation head layers layer_weights seed learning_rate learning_rate_curve metric unit higher_is_better value ci95
+    ci_unit n secondary cost versions commit started config"""
+    assert set(design.split()) <= FIELDS
+    assert {field.name for field in dataclasses.fields(records.Record)} == FIELDS
+
+
+def test_versions_name_python_torch_and_wavbench() -> None:
+    assert {"python", "torch", "wavbench", "h5py"} <= set(records.versions())
+    assert records.versions()["wavbench"] != "not installed"

@@ -89,7 +89,7 @@ class Sweep:
 class Demo:
     """Every task on the built-in corpus, then the page."""
 
-    corpus: str = "demo/corpus"
+    corpus: str = "demo/synthetic"
     stores: str = "demo/features"
     results: str = "demo/results"
     workers: int = 2

@@ -38,7 +38,8 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        """Of the corpus: the file's, or its folder's where the file is just called manifest."""
+        return self.path.resolve().parent.name if self.path.stem == "manifest" else self.path.stem
 
     @property
     def root(self) -> Path:

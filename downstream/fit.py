@@ -96,15 +96,14 @@ class StackedAdam:
             p.grad = None
 
 
-SMALL = 2_000_000  # parameters of a stack below which a second thread costs more than it brings
-
-
 @contextlib.contextmanager
-def _threads(model: nn.Module) -> Iterator[None]:
-    """One thread for small stacks: on a busy machine two that wait for each other are twenty times slower."""
+def _one_thread() -> Iterator[None]:
+    """Heads are small: on a busy machine two threads that wait for each other were ten times slower than one.
+
+    Cells run side by side instead (`wavbench sweep workers=N`).
+    """
     before = torch.get_num_threads()
-    if sum(p.numel() for p in model.parameters()) < SMALL:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -126,6 +125,7 @@ class Fit:
     updates: np.ndarray
 
 
+@_one_thread()
 def fit(
     model: HeadStack,
     objective,
@@ -164,11 +164,10 @@ def fit(
     order, random = batch_order(train, budget.batch, seed), np.random.default_rng((seed, len(train)))
     for update in range(1, budget.updates + 1):
         rows = next(order)
-        with _threads(model):
-            states, lengths = batches.take(rows)
-            objective.train_loss(model, states, rows, lengths, random).sum().backward()
-            for _, optimiser in parts:
-                optimiser.step()
+        states, lengths = batches.take(rows)
+        objective.train_loss(model, states, rows, lengths, random).sum().backward()
+        for _, optimiser in parts:
+            optimiser.step()
         if update % budget.evaluate_every == 0 or update == budget.updates:
             value, loss = _evaluate(model, objective, batches, dev)
             value = np.where(np.isfinite(value), sign * value, -np.inf)
@@ -198,6 +197,7 @@ def batch_order(rows: np.ndarray, size: int, seed: int):
 
 
 @torch.inference_mode()
+@_one_thread()
 def decode_rows(model: HeadStack, objective, batches, rows: np.ndarray, heads: Sequence[int] | None = None):
     """Outputs of rows, decoded, for all heads or some; batches of like length so that memory stays small."""
     decoded, parts = [], []

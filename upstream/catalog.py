@@ -4,6 +4,7 @@ A listing of `upstream/models` is the registry: a preset is called `<file>_<pres
 preset has no name of its own. Only the file that a name points to is imported.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -52,6 +53,7 @@ class Upstream:
         self.dim: int = model.dim
         self.frame_rate: float = model.frame_rate  # Hz
         self.min_samples: int = model.min_samples  # fewest samples that give one frame
+        self.max_samples: int | None = getattr(model, "max_samples", None)  # most, where the model has a fixed window
         self.normalisation: str = getattr(model, "normalisation", "none")  # what happens to the waveform first
         self.needs_equal_lengths: bool = getattr(model, "needs_equal_lengths", False)
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -71,7 +73,8 @@ class Upstream:
 
     @torch.inference_mode()
     def __call__(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
-        features = self.model(waveforms.to(self.device, torch.float32), lengths.to(self.device))
+        with _full_precision(self.device):
+            features = self.model(waveforms.to(self.device, torch.float32), lengths.to(self.device))
         return Features(features.states.cpu().float(), features.lengths.cpu(), features.frame_rate)
 
     def extract(self, source: str | Path | np.ndarray | Tensor | Sequence) -> Features:
@@ -103,6 +106,13 @@ class Upstream:
             waveforms.append(torch.from_numpy(np.ascontiguousarray(samples)))
         lengths = torch.tensor([len(samples) for samples in waveforms])
         return self(nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths)
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """On CUDA, float32 convolutions without TF32's ten-bit mantissa: it would make features depend on their batch."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
 
 
 def families() -> list[str]:

@@ -281,6 +281,9 @@ class _Job:
                 if len(samples) < self.upstream.min_samples:
                     need = 1000 * self.upstream.min_samples / SAMPLE_RATE
                     raise AudioError(f"it is shorter than one frame of {self.upstream.name} ({need:g} ms)")
+                if self.upstream.max_samples and len(samples) > self.upstream.max_samples:
+                    most = self.upstream.max_samples / SAMPLE_RATE
+                    raise AudioError(f"it is longer than the {most:g} s that {self.upstream.name} sees; cut it")
                 loaded.append((row, samples, stamp))
             except AudioError as error:
                 loaded.append((row, str(error), stamp))

@@ -82,6 +82,11 @@ class Hub(nn.Module):
                     low, high = (low, middle) if self._gives_frames(noise[:, :middle]) else (middle, high)
                 self.min_samples = high
 
+    @property
+    def max_samples(self) -> int | None:
+        """Longest utterance, where the model sees a window of fixed length."""
+        return self.window or None
+
     def _gives_frames(self, waveform: Tensor) -> bool:
         try:
             states = self._states(waveform)

@@ -63,7 +63,7 @@ def run(config: schemas.Run) -> int:
     cell = Cell(
         task=config.task,
         layers=layers,
-        seed=config.head_seed,
+        seed=_seed("head_seed", config.head_seed),
         budget_share=_share(config.budget),
         trials=Path(config.trials) if config.trials else None,
     )
@@ -89,6 +89,13 @@ def sweep(config: schemas.Sweep) -> int:
     from wavbench.downstream.probe import statistics_of
     from wavbench.downstream.spec import load_task
 
+    absent = [name for name in ("upstreams", "cells", "head_seeds") if not getattr(config, name)]
+    if absent:
+        raise UserError(
+            f"the experiment has no {' and no '.join(absent)}",
+            where=config.experiment,
+            remedy="give it lists as configs/experiment/demo.yaml has them",
+        )
     corpora = Path(config.corpora)
     manifests = {cell.manifest: corpora / cell.manifest for cell in config.cells}
     absent = [str(path) for path in manifests.values() if not path.is_file()]
@@ -102,12 +109,14 @@ def sweep(config: schemas.Sweep) -> int:
     jobs = [
         Job(
             upstream=lambda u=u: load_upstream(u.name, u.weights, u.seed, u.revision, config.device),
-            upstream_name=" ".join([u.name, *([u.weights, f"seed {u.seed}"] if u.weights else [])]),
+            upstream_name=" ".join(
+                [u.name, *([u.weights, f"seed {u.seed}"] if u.weights else []), *filter(None, [u.revision])]
+            ),
             manifest=manifests[cell.manifest],
             cell=Cell(
                 task=cell.task,
                 layers=cell.layers if cell.layers in (MIX, ALL) else numbers(cell.layers, None),
-                seed=seed,
+                seed=_seed("head_seeds", seed),
                 budget_share=_share(cell.budget),
                 trials=corpora / cell.trials if cell.trials else None,
                 keep_frames=cell.manifest in framed,
@@ -277,20 +286,31 @@ def load_upstream(name: str, weights: str, seed: int, revision: str, device: str
         place = torch.device(device)
         if place.type == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("this torch sees no CUDA device")
-    except RuntimeError as error:
+        torch.ones(1, device=place).item()  # a device may be known by name and still be out of reach
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
         raise UserError(
-            f"device={device} cannot be used", why=str(error).splitlines()[0], remedy="device=cpu"
+            f"device={device} cannot be used", why=str(error).partition("\n")[0][:200], remedy="device=cpu"
         ) from None
+    _seed("seed", seed)
     return load(name, weights=weights or None, seed=seed, revision=revision or None, device=place)
 
 
 def numbers(text: str, states: int | None) -> tuple[int, ...]:
     """Layer numbers from 4,8 (or [4,8])."""
     try:
-        return tuple(int(part) for part in text.strip("[]()").split(",") if part.strip())
+        found = tuple(int(part) for part in text.strip("[]()").split(",") if part.strip())
+        if not found:
+            raise ValueError("no number in it")
+        return found
     except ValueError:
         last = "" if states is None else f" from 0 to {states - 1}"
         raise UserError(f"layers={text} is not known", remedy=f"mix, all, or numbers{last}: layers=4,8") from None
+
+
+def _seed(key: str, seed: int) -> int:
+    if not 0 <= seed < 1 << 32:
+        raise UserError(f"{key}={seed} is no seed", remedy=f"{key}=0, or another whole number below 2 ** 32")
+    return seed
 
 
 def _share(budget: float) -> float:

@@ -16,7 +16,7 @@ from wavbench.benchmark.record import Record, hashed, key_of, write_record
 from wavbench.benchmark.stats import interval
 from wavbench.downstream.metrics import METRICS
 from wavbench.downstream.mix import MIX
-from wavbench.downstream.probe import Result, probe, quick, statistics_of, trials_of, usable_rows
+from wavbench.downstream.probe import Result, check_labels, probe, quick, statistics_of, trials_of, usable_rows
 from wavbench.downstream.spec import Budget, Task, load_task
 from wavbench.downstream.splits import splits_of
 from wavbench.downstream.trials import read_trials, write_trials
@@ -89,8 +89,11 @@ class _Plan:
     corpus_hash: str
     choices: tuple[str | int, ...]
 
+    @property
+    def given_trials(self) -> str | None:
+        return None if self.trials is None else self.trials.to_csv(index=False)
+
     def key(self, choice: str | int) -> str:
-        trials = None if self.trials is None else self.trials.to_csv(index=False)
         return key_of(
             {
                 "task": self.cell.task,
@@ -102,7 +105,7 @@ class _Plan:
                 "layers": choice,
                 "seed": self.cell.seed,
                 "budget": asdict(self.budget),
-                "trials": trials,
+                "trials": self.given_trials,
             }
         )
 
@@ -157,9 +160,10 @@ def run_cell(plan: _Plan, paths: Paths, listener: Listener) -> list[Path]:
     """
     todo = missing(plan, paths)
     if todo:
+        check_labels(plan.task, _with_targets(plan.manifest, plan.task), plan.trials)
         store = store_for(plan, paths, listener)
         table = usable_rows(plan.manifest, plan.task, store)
-        if plan.task.objective == "Verify":
+        if plan.task.objective == "Verify" and plan.trials is None:
             _keep_trials(plan, table, store)
         started, clock = datetime.now(UTC), time.monotonic()
         name = f"{plan.cell.task} on {plan.manifest.name} with {plan.upstream.name}"
@@ -216,7 +220,7 @@ def _with_targets(manifest: Manifest, task: Task) -> pd.DataFrame:
 def _keep_trials(plan: _Plan, table: pd.DataFrame, store: Store) -> None:
     """Write the drawn trials beside the store, where anybody can take them for another toolkit."""
     for split in splits_of(table, plan.task):
-        for part, trials in trials_of(table, split, plan.trials, plan.cell.seed).items():
+        for part, trials in trials_of(table, split, None, plan.cell.seed).items():
             write_trials(trials, store.path / f"trials-{part}-{plan.cell.seed}.csv")
 
 
@@ -265,7 +269,13 @@ def _write(plan, paths, store: Store, table: pd.DataFrame, result: Result, start
         versions=records.versions(),
         commit=records.commit(),
         started=started.isoformat(timespec="seconds"),
-        config={"budget": asdict(plan.budget), "upstream": plan.upstream.config, "trials": plan.trials is not None},
+        config={
+            "budget": asdict(plan.budget),
+            "upstream": plan.upstream.config,
+            "trials": False
+            if plan.trials is None
+            else key_of({"trials": plan.given_trials}),  # boards keep lists apart
+        },
     )
     return write_record(paths.results, record, scores, predictions)
 

@@ -90,7 +90,7 @@ class Frames:
     FRAMES = 1_024  # of a batch that are trained on
 
     def __init__(
-        self, targets: Sequence[list[Segment]], train: Rows, lengths: Sequence[int], frame_rate: float
+        self, targets: Sequence[list[Segment]], train: Rows, lengths: Sequence[int] | np.ndarray, frame_rate: float
     ) -> None:
         self.vocabulary = Vocabulary.of(segment.phone for row in train for segment in targets[row])
         if len(self.vocabulary) < 2:
@@ -160,7 +160,9 @@ class Ctc:
     has_dev_loss = True
     train_loss = _whole_batch_loss
 
-    def __init__(self, targets: Sequence[list[str]], train: Rows, lengths: Sequence[int], frame_rate: float) -> None:
+    def __init__(
+        self, targets: Sequence[list[str]], train: Rows, lengths: Sequence[int] | np.ndarray, frame_rate: float
+    ) -> None:
         self.targets = [list(target) for target in targets]
         self.vocabulary = Vocabulary.of(symbol for row in train for symbol in self.targets[row])
         if not len(self.vocabulary):

@@ -75,6 +75,27 @@ def usable_rows(manifest: Manifest, task: Task, store: Store) -> pd.DataFrame:
     return table[stored].reset_index(drop=True)
 
 
+def check_labels(task: Task, table: pd.DataFrame, trials: pd.DataFrame | None = None) -> None:
+    """Find labels that no head could be trained or tested on before hours go into features.
+
+    Args:
+        table: rows that have what the task needs.
+        trials: verification trials of the test split, if given.
+
+    Raises:
+        UserError: an empty split, a class of test unseen in train, trials of unknown utterances.
+    """
+    make = getattr(objectives, task.objective)
+    targets = [task.target(row) for row in table.to_dict("records")]
+    nothing = () if make.statistics is not None else ([0] * len(table), 1.0)  # frames of each row, their rate
+    for split in splits_of(table, task):
+        objective = make(targets, split.train, *nothing)
+        objective.check(split.dev, "dev")
+        objective.check(split.test, "test")
+        if task.objective == "Verify":
+            trials_of(table, split, trials, 0)
+
+
 def trials_of(table: pd.DataFrame, split: Split, given: pd.DataFrame | None, seed: int) -> dict[str, pd.DataFrame]:
     """Verification trials of dev and test: drawn, or for test the ones given.
 

@@ -1,0 +1,123 @@
+"""What every file in downstream/heads promises: a stack of n heads is n heads."""
+
+import copy
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from wavbench.downstream.probe import HEADS
+
+NAMES = sorted(path.stem for path in HEADS.glob("*.py") if path.stem != "__init__")
+STACK, INPUTS, OUTPUTS, ROWS = 4, 6, 5, 7
+
+
+@pytest.fixture(params=NAMES)
+def head(request: pytest.FixtureRequest) -> ModuleType:
+    import importlib
+
+    return importlib.import_module(f"wavbench.downstream.heads.{request.param}")
+
+
+def build(head: ModuleType, heads: int, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return head.build(heads, INPUTS, OUTPUTS)
+
+
+def scattered(head: ModuleType, heads: int = STACK) -> nn.Module:
+    """A stack whose heads have weights of their own, as after training."""
+    model = build(head, heads)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def one_of(head: ModuleType, stack: nn.Module, place: int) -> nn.Module:
+    """A single head with the weights of one of a stack."""
+    single = build(head, 1)
+    single.load_state_dict({name: value[place : place + 1] for name, value in stack.state_dict().items()})
+    return single
+
+
+def inputs(heads: int = STACK) -> torch.Tensor:
+    return torch.randn(heads, ROWS, INPUTS, generator=torch.Generator().manual_seed(2))
+
+
+def test_there_are_heads() -> None:
+    assert {"affine", "linear", "mean_linear", "projection"} <= set(NAMES)
+
+
+def test_every_parameter_has_a_leading_heads_axis(head: ModuleType) -> None:
+    model = build(head, STACK)
+    assert list(model.parameters())
+    assert all(len(parameter) == STACK for parameter in model.parameters())
+    assert not list(model.buffers())  # running statistics would tie a head to what others saw
+
+
+def test_a_stack_is_as_many_single_heads(head: ModuleType) -> None:
+    stack, x = scattered(head), inputs()
+    together = stack(x)
+    assert together.shape[:2] == (STACK, ROWS)
+    for place in range(STACK):
+        alone = one_of(head, stack, place)(x[place : place + 1])
+        torch.testing.assert_close(together[place], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_all_heads_of_a_stack_begin_as_the_single_head_of_that_seed(head: ModuleType) -> None:
+    stack, single = build(head, STACK, seed=3), build(head, 1, seed=3)
+    for name, parameter in stack.named_parameters():
+        for place in range(STACK):
+            assert torch.equal(parameter[place], single.get_parameter(name)[0]), name
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(head: ModuleType) -> None:
+    first, again, other = (build(head, STACK, seed) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_the_gradient_of_a_head_does_not_depend_on_the_others(head: ModuleType) -> None:
+    stack, x = scattered(head), inputs()
+    changed = copy.deepcopy(stack)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter[1:] *= -50
+    stack(x).square().sum().backward()
+    x[1:] += 9
+    changed(x).square().sum().backward()
+    for name, parameter in stack.named_parameters():
+        if parameter.grad is None:  # not of the forward pass: AM-softmax reads it apart
+            continue
+        torch.testing.assert_close(parameter.grad[0], changed.get_parameter(name).grad[0], msg=name)
+
+
+def test_a_head_gets_the_gradient_it_would_get_alone(head: ModuleType) -> None:
+    stack, x = scattered(head), inputs()
+    stack(x).square().sum().backward()
+    for place in range(STACK):
+        alone = one_of(head, stack, place)
+        alone(x[place : place + 1]).square().sum().backward()
+        for name, parameter in alone.named_parameters():
+            if parameter.grad is not None:
+                theirs = stack.get_parameter(name).grad[place]
+                torch.testing.assert_close(theirs, parameter.grad[0], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_every_weight_is_trained_by_some_loss(head: ModuleType) -> None:
+    model = scattered(head)
+    loss = model(inputs()).square().sum()
+    if hasattr(model, "speakers"):
+        loss = loss + (model(inputs()) @ model.speakers).square().sum()
+    loss.backward()
+    assert all(p.grad is not None and (p.grad != 0).any() for p in model.parameters())
+
+
+def test_rows_do_not_see_each_other(head: ModuleType) -> None:
+    """A head works row by row: frames or utterances can be cut into batches at will."""
+    stack, x = scattered(head), inputs()
+    whole = stack(x)
+    parts = torch.cat([stack(x[:, :3]), stack(x[:, 3:])], dim=1)
+    torch.testing.assert_close(whole, parts)

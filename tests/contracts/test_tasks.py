@@ -1,0 +1,370 @@
+"""What every file in downstream/tasks promises, on a store that was made from the labels.
+
+In the store layer 1 shows every label (what an ideal upstream would know), layer 2 shows it faintly, layer 0 is
+noise. A task must read layer 1, must find nothing once the labels are shuffled, and must never learn from test.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from wavbench.benchmark.stats import interval
+from wavbench.downstream import objectives
+from wavbench.downstream import probe as module
+from wavbench.downstream.metrics import METRICS, edit_distances
+from wavbench.downstream.mix import MIX
+from wavbench.downstream.probe import HEADS, Result, probe
+from wavbench.downstream.spec import Task, load_task, task_names
+from wavbench.downstream.splits import shared, splits_of
+from wavbench.downstream.text import SILENCE, frame_labels
+from wavbench.downstream.trials import draw_trials
+from wavbench.upstream.errors import UserError
+from wavbench.upstream.row_checks import COLUMNS
+from wavbench.upstream.shards import AudioStamp, Writer
+from wavbench.upstream.store import Fingerprint, Info, Store, create_store, open_store, seal
+
+RATE = 50.0  # frames per second of the made store
+SPEAKERS, EACH = 30, 8
+PHONES = ("a", "e", "k", "m", "s", "t")
+EMOTIONS, LANGUAGES = ("anger", "calm", "joy", "fear"), ("en", "pl", "sw")
+CODE = 8  # dimensions that a speaker's voice takes
+DIM = len(PHONES) + 1 + len(EMOTIONS) + len(LANGUAGES) + CODE
+UPDATES = {"Ctc": 250}  # where 120 are too few for made features
+
+
+@dataclass(frozen=True)
+class Made:
+    """A corpus without sound: its table, and a store of features that carry its labels."""
+
+    table: pd.DataFrame
+    store: Store
+
+
+def made_table(seed: int = 0) -> pd.DataFrame:
+    """All columns that a task may need, crossed so that no label predicts another."""
+    random, rows = np.random.default_rng(seed), []
+    for k in range(SPEAKERS * EACH):
+        phones, ends, now = [], [], 0.0
+        for _ in range(random.integers(5, 9)):  # silences anywhere: a shuffled transcript fits nowhere
+            phones.append(str(random.choice([*PHONES, "SIL"], p=[0.14] * 6 + [0.16])))
+            now += 0.02 * int(random.integers(2, 5))
+            ends.append(f"{now:.2f}")
+        spoken = [phone for phone in phones if phone not in SILENCE]
+        rows.append(
+            {
+                "id": f"u{k:04d}",
+                "audio": f"u{k:04d}.wav",
+                "split": "train" if k < 16 * EACH else "dev" if k < 22 * EACH else "test",
+                "speaker": f"s{k // EACH:02d}",
+                "emotion": str(random.choice(EMOTIONS)),
+                "language": str(random.choice(LANGUAGES)),
+                "phones": " ".join(phones),
+                "phone_ends": " ".join(ends),
+                "text": "".join(spoken) or "a",
+                "translation": "".join(spoken[::-1]) or "a",
+                "translation_language": "sw",
+                "session": f"d{k % 2}",
+                "duration": now,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def frames_of(row: dict) -> np.ndarray:
+    """What an ideal upstream knows of an utterance: (frames, dim)."""
+    phones, ends = row["phones"].split(), [float(end) for end in row["phone_ends"].split()]
+    frames = np.zeros((round(ends[-1] * RATE), DIM), np.float32)
+    centres = (np.arange(len(frames)) + 0.5) / RATE
+    symbols = [*PHONES, "SIL"]
+    for frame, centre in enumerate(centres):
+        frames[frame, symbols.index(phones[int(np.searchsorted(ends, centre))])] = 1
+    at = len(symbols)
+    frames[:, at + EMOTIONS.index(row["emotion"])] = 1
+    at += len(EMOTIONS)
+    frames[:, at + LANGUAGES.index(row["language"])] = 1
+    voice = np.random.default_rng([ord(letter) for letter in row["speaker"]])
+    frames[:, at + len(LANGUAGES) :] = voice.normal(size=CODE)
+    return frames
+
+
+def made_store(path: Path, table: pd.DataFrame, disturb: Callable | None = None, seed: int = 0) -> Store:
+    """A frame store, written as extraction writes it.
+
+    Args:
+        disturb: from (row of the table, states) to other states.
+    """
+    random = np.random.default_rng(seed)
+    fingerprint = Fingerprint(
+        weights="made", config={}, layers=(0, 1, 2), kind="frames", dtype="float32", resampler="-", normalisation="-"
+    )
+    info = Info(upstream="made", checkpoint="made", manifest="made.csv", dim=DIM, frame_rate=RATE, parameters=0)
+    create_store(path, fingerprint, info)
+    writer = Writer(path / "shards", fingerprint.hash(), "float32", False)
+    for position, row in enumerate(table.to_dict("records")):
+        clean, noise = frames_of(row), random.normal(size=(3, *frames_of(row).shape))
+        states = (np.stack([np.zeros_like(clean), clean, clean]) + np.array([1, 0.15, 2])[:, None, None] * noise) * 3
+        states = states.astype(np.float32)
+        if disturb:
+            states = disturb(row, states).astype(np.float32)
+        writer.add(position, row["id"], states, AudioStamp("made", 0, 0, np.nan, np.nan))
+    writer.publish("00000-made", 0.0)
+    seal(path, table["id"])
+    return open_store(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    table = made_table()
+    return Made(table, made_store(tmp_path_factory.mktemp("made") / "store", table))
+
+
+@pytest.fixture(params=task_names())
+def task(request: pytest.FixtureRequest) -> Task:
+    return load_task(request.param)
+
+
+def short(task: Task, updates: int | None = None) -> Task:
+    updates = updates or UPDATES.get(task.objective, 120)
+    rates = (task.budget.learning_rates[0], task.budget.learning_rates[-1])
+    return replace(
+        task, budget=replace(task.budget, updates=updates, evaluate_every=updates // 4, learning_rates=rates)
+    )
+
+
+def by_layer(results: list[Result]) -> dict:
+    return {result.layers: result for result in results}
+
+
+def ladder(task: Task, value: float, nothing: float) -> float:
+    """How far a value stands from knowing nothing (0) to knowing all (1)."""
+    perfect = 100.0 if task.metric.higher_is_better else 0.0
+    return (value - nothing) / (perfect - nothing)
+
+
+def knowing_nothing(task: Task, result: Result, made: Made) -> float:
+    """The score of the best answer that looks at no features."""
+    if task.objective == "Verify":
+        return 50.0
+    table = made.table
+    if task.objective == "Classify":
+        share = result.scores["label"].value_counts(normalize=True)
+        return 100 * float(share.max())
+    targets = [task.target(row) for row in table.to_dict("records")]
+    (split,) = splits_of(table, task)
+    if task.objective == "Frames":
+        objective = objectives.Frames(targets, split.train, made.store.lengths, RATE)
+        labels = [
+            frame_labels(targets[row], int(made.store.lengths[row]), RATE, objective.vocabulary) for row in split.test
+        ]
+        labels = np.concatenate(labels)
+        return 100 * float(np.bincount(labels[labels >= 0]).max() / (labels >= 0).sum())
+    references = [targets[row] for row in split.test]
+    tokens = sum(len(reference) for reference in references)
+    guesses = [[], *(targets[row] for row in split.train)]
+    return min(100 * float(edit_distances(references, [g] * len(references)).sum()) / tokens for g in guesses)
+
+
+def shuffled(task: Task, table: pd.DataFrame) -> Task:
+    """The task with targets of other utterances, in every split."""
+    order = np.random.default_rng(5).permutation(len(table))
+    rows = table.to_dict("records")
+    given = {row["id"]: task.target(rows[other]) for row, other in zip(rows, order, strict=True)}
+    return replace(task, target=lambda row: given[row["id"]])
+
+
+def test_there_are_tasks() -> None:
+    assert {"er", "lid", "pr", "phones", "asv"} <= set(task_names())
+
+
+def test_names_columns_objective_head_and_metric_that_there_are(task: Task) -> None:
+    assert task.needs
+    assert set(task.needs) <= set(COLUMNS)
+    assert not task.splits_separate or task.splits_separate in COLUMNS
+    assert hasattr(objectives, task.objective)
+    assert (HEADS / f"{task.head}.py").is_file()
+    assert importlib.import_module(f"wavbench.downstream.heads.{task.head}").build
+    assert task.metric.name in METRICS
+    assert task.title
+    assert task.source
+
+
+def test_its_budget_can_be_run(task: Task) -> None:
+    budget = task.budget
+    assert 0 < budget.evaluate_every <= budget.updates
+    assert budget.batch > 0
+    assert len(set(budget.learning_rates)) == len(budget.learning_rates) >= 3
+    assert all(rate > 0 for rate in budget.learning_rates)
+
+
+def test_its_target_comes_from_the_columns_it_needs_alone(task: Task, made: Made) -> None:
+    row = made.table.iloc[0].to_dict()
+    assert task.target({column: row[column] for column in task.needs}) == task.target(row)
+
+
+def test_every_task_has_a_docstring_and_fits_one_screen() -> None:
+    for name in task_names():
+        source = importlib.import_module(f"wavbench.downstream.tasks.{name}")
+        assert source.__doc__
+        assert len(Path(source.__file__).read_text().splitlines()) <= 50, name
+
+
+def test_features_that_hold_the_label_score_far_above_chance_and_noise_does_not(task: Task, made: Made) -> None:
+    found = by_layer(probe(short(task), made.store, made.table, [MIX, 0, 1, 2]))
+    nothing = knowing_nothing(task, found[1], made)
+    assert ladder(task, found[1].value, nothing) > 0.8
+    assert ladder(task, found[MIX].value, nothing) > 0.6
+    assert ladder(task, found[0].value, nothing) < 0.3
+    assert ladder(task, found[2].value, nothing) < ladder(task, found[1].value, nothing)
+    weights = found[MIX].layer_weights
+    assert sum(weights) == pytest.approx(1, abs=1e-4)
+    assert weights[1] == max(weights)
+
+
+def test_shuffled_labels_score_what_knowing_nothing_scores(task: Task, made: Made) -> None:
+    trials = None
+    if task.objective == "Verify":
+        test = made.table[made.table["split"] == "test"]
+        trials = draw_trials(test["id"].tolist(), test["speaker"].tolist(), 0)
+        trials["target"] = np.random.default_rng(5).permutation(trials["target"])
+        wrong = task
+    else:
+        wrong = shuffled(task, made.table)
+    (result,) = probe(short(wrong), made.store, made.table, [1], trials=trials)
+    nothing = knowing_nothing(wrong, result, made)
+    scores = result.scores.assign(utterance=result.scores["row"].astype(str))
+    if "row_b" in scores:
+        scores["utterance_b"] = scores["row_b"].astype(str)
+    low, high, _ = interval(task.metric.name, scores)
+    if task.objective in ("Verify", "Classify"):
+        chance = nothing if task.objective == "Verify" else 100 / result.secondary["classes"]
+        assert low <= chance <= high, (low, chance, high)
+    # nothing was learned: the value is that of the best constant answer, or worse, and never far from it
+    assert -0.25 < ladder(task, result.value, nothing) < 0.05
+
+
+def test_all_layers_at_once_give_what_each_gives_alone(task: Task, made: Made) -> None:
+    quick = short(task, 40)
+    together = by_layer(probe(quick, made.store, made.table, [MIX, 0, 1, 2]))
+    for choice in (MIX, 1, 2):
+        (alone,) = probe(quick, made.store, made.table, [choice])
+        assert alone.learning_rates == together[choice].learning_rates
+        assert alone.value == pytest.approx(together[choice].value, abs=0.1)
+        for one, other in zip(alone.curve, together[choice].curve, strict=True):
+            assert one["dev"] == pytest.approx(other["dev"], abs=0.5)
+    assert list(together) == [MIX, 0, 1, 2]
+
+
+def trained(task: Task, store: Store, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> tuple[list, list]:
+    """Results, and the weights of every head that was trained."""
+    weights, fit = [], module.fit
+
+    def keep(*arguments, **more):
+        done = fit(*arguments, **more)
+        weights.append({name: value.clone() for name, value in done.model.state_dict().items()})
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", keep)
+        return probe(task, store, table, [MIX, 1]), weights
+
+
+def test_test_rows_influence_neither_weights_nor_choices(
+    task: Task, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = short(task, 40)
+    results, weights = trained(quick, made.store, made.table, monkeypatch)
+    table = made.table.copy()
+    test = np.flatnonzero(table["split"] == "test")
+    for column in ("emotion", "language", "speaker"):
+        table.loc[test, column] = np.random.default_rng(3).permutation(table.loc[test, column])
+    random = np.random.default_rng(4)
+
+    def disturb(row: dict, states: np.ndarray) -> np.ndarray:
+        return 40 * random.normal(size=states.shape) + 7 if row["split"] == "test" else states
+
+    # the features of train and dev are the same; all of test is something else
+    store = made_store(tmp_path / "store", made.table, disturb)
+    others, other_weights = trained(quick, store, table, monkeypatch)
+    for ours, theirs in zip(weights, other_weights, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for ours, theirs in zip(results, others, strict=True):
+        assert ours.learning_rates == theirs.learning_rates
+        assert ours.curve == theirs.curve
+        assert ours.layer_weights == theirs.layer_weights
+    assert results[1].value != others[1].value  # the disturbance was there
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_other_weights(
+    task: Task, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = short(task, 20)
+    (first, weights), (again, same) = (trained(quick, made.store, made.table, monkeypatch) for _ in range(2))
+    assert [r.value for r in first] == [r.value for r in again]
+    assert all(torch.equal(weights[0][name], same[0][name]) for name in weights[0])
+    for ours, theirs in zip(first, again, strict=True):
+        pd.testing.assert_frame_equal(ours.scores, theirs.scores)
+    other = probe(quick, made.store, made.table, [1], seed=1)
+    assert other[0].curve != first[1].curve
+
+
+def test_no_split_shares_what_the_task_separates(task: Task, made: Made) -> None:
+    if not task.splits_separate:
+        pytest.skip("the corpus decides")
+    for split in splits_of(made.table, task):
+        assert shared(made.table, split, task.splits_separate) == 0
+        values = made.table[task.splits_separate].to_numpy()
+        assert not set(values[split.train]) & set(values[split.dev])
+    mixed = made.table.assign(speaker=[f"s{k % 6}" for k in range(len(made.table))])  # six speakers in every split
+    if task.folds:
+        folds = splits_of(mixed, task)
+        assert len(folds) == 6
+        assert all(shared(mixed, fold, task.splits_separate) == 0 for fold in folds)
+        return
+    (result,) = probe(short(task, 4), made.store, mixed, [1])
+    assert result.secondary["shared_speakers"] == 6  # it is the corpus' split, and the record says what it is
+
+
+def test_folds_pool_their_scores_over_all_speakers(task: Task, made: Made) -> None:
+    if not task.folds:
+        pytest.skip("the task has no folds")
+    few = made.table.assign(speaker=[f"s{k % 4}" for k in range(len(made.table))])
+    (result,) = probe(short(task, 60), made.store, few, [1])
+    assert sorted(result.scores["row"]) == list(range(len(few)))
+    assert len(result.learning_rates) == len(result.curve) == 4
+    assert ladder(task, result.value, knowing_nothing(task, result, made)) > 0.8
+
+
+def test_a_class_of_test_that_train_lacks_is_refused(task: Task, made: Made) -> None:
+    if task.objective == "Verify":
+        pytest.skip("its test speakers are new by design")
+    table, last = made.table.copy(), len(made.table) - 1
+    for column, value in (("emotion", "envy"), ("language", "tlh"), ("text", "q"), ("translation", "q")):
+        table.loc[last, column] = value
+    table.loc[last, "phones"] = table.loc[last, "phones"].rpartition(" ")[0] + " qq"
+    with pytest.raises(UserError, match="occurs in test and never in train"):
+        probe(short(task, 4), made.store, table, [1])
+
+
+def test_an_empty_split_is_refused_with_the_counts(task: Task, made: Made) -> None:
+    table = made.table[made.table["split"] != "dev"].reset_index(drop=True)
+    with pytest.raises(UserError, match="no row in the dev split") as error:
+        probe(short(task, 4), made.store, table, [1])
+    assert "dev 0" in error.value.why
+
+
+def test_a_head_of_frames_refuses_a_pooled_store_and_others_take_it(task: Task, made: Made, tmp_path: Path) -> None:
+    store = open_store(made.store.path)
+    store.pooled = True
+    quick = short(task, 4)
+    if getattr(objectives, task.objective).statistics is None:
+        with pytest.raises(UserError, match="needs a frame store") as error:
+            probe(quick, store, made.table, [1])
+        assert "pool=none" in error.value.remedy
+    else:
+        assert probe(quick, store, made.table, [1])

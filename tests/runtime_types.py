@@ -1,5 +1,8 @@
-"""The type checker of the tests: annotations at run time, where an int may stand for a float."""
+"""The type checker of the tests: annotations at run time, where numpy's numbers are numbers and an int is a float."""
 
-from beartype import BeartypeConf, beartype
+import numpy as np
+from beartype import BeartypeConf, FrozenDict, beartype
 
-typed = beartype(conf=BeartypeConf(is_pep484_tower=True))
+NUMBERS = {int: int | np.integer, float: float | int | np.floating | np.integer}
+
+typed = beartype(conf=BeartypeConf(hint_overrides=FrozenDict(NUMBERS)))

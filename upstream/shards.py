@@ -199,10 +199,11 @@ def _check_rows(file: h5py.File, rows: Rows) -> None:
         raise ValueError("its tables differ in length")
     if not rows.ids:
         return
-    pooled = "mean" in file
-    shape = own_dataset(file, "mean" if pooled else "states").shape
     ends = np.cumsum(rows.lengths)
-    fits = len(shape) == 3 and (len(rows.ids) == shape[0] if pooled else ends[-1] == shape[1])
+    fits = own_dataset(file, "mean").shape[0] == len(rows.ids)
+    if "states" in file:
+        shape = own_dataset(file, "states").shape
+        fits = fits and len(shape) == 3 and shape[1] == ends[-1]
     if not fits or (rows.lengths < 0).any() or (rows.offsets != ends - rows.lengths).any():
         raise ValueError("its offsets and lengths do not fit its states")
 
@@ -223,9 +224,12 @@ def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
         UserError: it is missing, a link, or stored elsewhere.
     """
     data = file
-    for part in name.split("/"):
-        inside = isinstance(data, h5py.Group) and isinstance(data.get(part, getlink=True), h5py.HardLink)
-        data = data[part] if inside else None
+    try:
+        for part in name.split("/"):
+            inside = isinstance(data, h5py.Group) and isinstance(data.get(part, getlink=True), h5py.HardLink)
+            data = data[part] if inside else None
+    except (KeyError, OSError, RuntimeError) as error:
+        raise damaged(Path(file.filename), error) from error
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
         raise damaged(Path(file.filename), f"{name!r} is missing, or points out of the file")
     return data

@@ -248,9 +248,10 @@ class Store:
         std = np.empty_like(mean)
         for shard in np.unique(self._shard[rows]):
             here = np.flatnonzero(self._shard[rows] == shard)
-            for name, out in (("mean", mean), ("std", std)):
-                data = own_dataset(self._file(int(shard)), name)[:]
-                out[here] = data[self._place[rows[here]]][:, places]
+            file = self._file(int(shard))
+            with _checksums(file):
+                for name, out in (("mean", mean), ("std", std)):
+                    out[here] = own_dataset(file, name)[:][self._place[rows[here]]][:, places]
         return mean, std
 
     def _layer_places(self, layers: Sequence[int]) -> list[int]:

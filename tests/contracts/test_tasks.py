@@ -260,6 +260,19 @@ def test_all_layers_at_once_give_what_each_gives_alone(task: Task, made: Made) -
     assert list(together) == [MIX, 0, 1, 2]
 
 
+def test_the_learning_rate_is_the_best_on_dev(task: Task, made: Made) -> None:
+    quick = short(task, 40)
+    rates = (1e-9, *quick.budget.learning_rates, 1e3)  # one that learns nothing, and one that breaks
+    quick = replace(quick, budget=replace(quick.budget, learning_rates=rates))
+    for result in probe(quick, made.store, made.table, [MIX, 1]):
+        for rate, fold in zip(result.learning_rates, result.curve, strict=True):
+            assert set(fold["dev"]) == {str(each) for each in rates}
+            best = max if task.metric.higher_is_better else min
+            assert fold["dev"][str(rate)] == best(fold["dev"].values())
+            assert fold["dev"]["1e-09"] != fold["dev"][str(rate)]
+            assert 0 < fold["updates"] <= quick.budget.updates
+
+
 def trained(task: Task, store: Store, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> tuple[list, list]:
     """Results, and the weights of every head that was trained."""
     weights, fit = [], module.fit
@@ -324,7 +337,9 @@ def test_no_split_shares_what_the_task_separates(task: Task, made: Made) -> None
     if task.folds:
         folds = splits_of(mixed, task)
         assert len(folds) == 6
-        assert all(shared(mixed, fold, task.splits_separate) == 0 for fold in folds)
+        for fold in folds:
+            parts = [set(mixed[task.splits_separate].iloc[rows]) for rows in (fold.train, fold.dev, fold.test)]
+            assert sum(map(len, parts)) == len(set.union(*parts)) == 6
         return
     (result,) = probe(short(task, 4), made.store, mixed, [1])
     assert result.secondary["shared_speakers"] == 6  # it is the corpus' split, and the record says what it is

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; user errors become one screen and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a reader that went away is no error
+        return code
     except UserError as error:
         print(error.screen(), file=sys.stderr)
         return 2
@@ -38,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `wavbench ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a folder without permission, a disk that is full, a name that is a file already
+        remedy = "check the path, its permissions and the free disk space; the same command goes on where this stopped"
+        what = f"the system refuses: {error.strerror or error}"
+        print(UserError(what, where=error.filename or "", remedy=remedy).screen(), file=sys.stderr)
+        return 2
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -85,7 +85,7 @@ def sweep(jobs: list[Job], paths: Paths, listener: Listener, wait: bool = True) 
                     records = tuple(run_cell(plan, paths, listener))
                 listener.say(f"finished: {job.name} ({time.monotonic() - begun:.0f} s)")
                 outcomes[number] = Outcome(job, records, "")
-            except UserError as error:
+            except (UserError, OSError) as error:
                 outcomes[number] = Outcome(job, (), str(error))
                 listener.say(f"failed: {job.name}\n{error}")
             except Exception as error:  # one broken cell must not take the others with it

@@ -112,6 +112,10 @@ def trials_of(table: pd.DataFrame, split: Split, given: pd.DataFrame | None, see
                     f"{len(unknown)} utterances of the trials are not in the test split (first: {unknown[0]})",
                     remedy="trials name utterance ids of the manifest, split test",
                 )
+            if given["target"].nunique() < 2:
+                raise UserError(
+                    "the trials are all of one kind", remedy="an equal error rate needs trials with and without target"
+                )
             drawn[part] = given
         else:
             drawn[part] = draw_trials(here["id"].tolist(), here["speaker"].tolist(), seed)

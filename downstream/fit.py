@@ -81,7 +81,10 @@ class StackedAdam:
         self.adam = torch.optim.Adam(groups, fused=True)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, share: float = 1.0) -> None:
+        """One update with a share of each learning rate."""
+        for group, (rate, _) in zip(self.adam.param_groups, self.runs, strict=True):
+            group["lr"] = rate * share
         gradients = [p.grad for p in self.parameters]
         norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients], dim=1).norm(dim=1)
         scale = (self.clip / (norms + 1e-6)).clamp(max=1)
@@ -167,7 +170,7 @@ def fit(
         states, lengths = batches.take(rows)
         objective.train_loss(model, states, rows, lengths, random).sum().backward()
         for _, optimiser in parts:
-            optimiser.step()
+            optimiser.step(decay(update, budget.updates))
         if update % budget.evaluate_every == 0 or update == budget.updates:
             value, loss = _evaluate(model, objective, batches, dev)
             value = np.where(np.isfinite(value), sign * value, -np.inf)
@@ -184,6 +187,15 @@ def fit(
             for copy, p in zip(copies, optimiser.parameters, strict=True):
                 p.copy_(copy)
     return Fit(model, sign * best, best_update)
+
+
+def decay(update: int, updates: int) -> float:
+    """Share of the learning rate: whole for half of the updates, then down to nothing in a straight line.
+
+    SUPERB's is constant. With it the best look at a CTC head on filterbanks came after 170 of 1,020 updates (PER 86.6),
+    with this after 595 (85.9).
+    """
+    return min(1.0, 2 * (1 - (update - 1) / updates))
 
 
 def batch_order(rows: np.ndarray, size: int, seed: int):

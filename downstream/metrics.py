@@ -100,8 +100,12 @@ def secondary(metric: str, scores: pd.DataFrame) -> dict[str, float]:
     if metric == "EER":
         return {"min_dcf_0.01": min_dcf(scores), "trials": float(len(scores)), "chance": 50.0}
     if metric == "frame accuracy":
-        return {"speech_accuracy": float(accuracy(scores, suffix="_speech")[0])}
+        speech, frames = scores["tokens_speech"].sum(), scores["tokens"].sum()
+        silence = 100 * (1 - speech / max(frames, 1))  # what saying "silence" everywhere scores
+        return {"speech_accuracy": float(accuracy(scores, suffix="_speech")[0]), "chance": float(silence)}
     if metric == "accuracy":
         share = scores["label"].value_counts(normalize=True)
         return {"macro_recall": macro_recall(scores), "classes": float(len(share)), "chance": float(100 * share.max())}
+    if metric == "PER":
+        return {"chance": 100.0}  # of saying nothing at all
     return {}

@@ -19,6 +19,7 @@ from wavbench.downstream.text import IGNORED, SILENCE, Segment, Vocabulary, fram
 from wavbench.upstream.errors import UserError
 
 Rows = Int[np.ndarray, " batch"]
+AnyRows = Int[np.ndarray, " _"]  # of several batches, each as long as it is
 
 
 def _whole_batch_loss(self, model, states: Tensor, rows: "Rows", lengths, random) -> Float[Tensor, " heads"]:
@@ -63,11 +64,11 @@ class Classify:
     def decode(self, outputs: Float[Tensor, "heads batch classes"], rows: Rows, lengths) -> np.ndarray:
         return outputs.argmax(dim=2).numpy()
 
-    def values(self, decoded: list[np.ndarray], rows: list[Rows]) -> Float[np.ndarray, " heads"]:
+    def values(self, decoded: list[np.ndarray], rows: list[AnyRows]) -> Float[np.ndarray, " heads"]:
         right = np.concatenate(decoded, axis=1) == self.classes.numpy()[np.concatenate(rows)]
         return 100 * right.mean(axis=1)
 
-    def scores(self, decoded: list[np.ndarray], rows: list[Rows], head: int) -> pd.DataFrame:
+    def scores(self, decoded: list[np.ndarray], rows: list[AnyRows], head: int) -> pd.DataFrame:
         row, symbols = np.concatenate(rows), np.array(self.vocabulary.symbols, object)
         prediction = symbols[np.concatenate(decoded, axis=1)[head]]
         label = np.array([self.targets[r] for r in row], object)
@@ -136,11 +137,11 @@ class Frames:
         stacked = torch.stack(columns, dim=2).long()  # (heads, frames, 4)
         return torch.stack([part.sum(dim=1) for part in stacked.split(lengths.tolist(), dim=1)], dim=1).numpy()
 
-    def values(self, decoded: list[np.ndarray], rows: list[Rows]) -> Float[np.ndarray, " heads"]:
+    def values(self, decoded: list[np.ndarray], rows: list[AnyRows]) -> Float[np.ndarray, " heads"]:
         counts = np.concatenate(decoded, axis=1).sum(axis=1)
         return 100 - 100 * counts[:, 0] / np.maximum(counts[:, 1], 1)
 
-    def scores(self, decoded: list[np.ndarray], rows: list[Rows], head: int) -> pd.DataFrame:
+    def scores(self, decoded: list[np.ndarray], rows: list[AnyRows], head: int) -> pd.DataFrame:
         counts = np.concatenate(decoded, axis=1)[head]
         names = ("errors", "tokens", "errors_speech", "tokens_speech")
         return pd.DataFrame({"row": np.concatenate(rows)} | {n: counts[:, k] for k, n in enumerate(names)})
@@ -200,13 +201,13 @@ class Ctc:
     def decode(self, outputs: Float[Tensor, "heads frames classes"], rows: Rows, lengths) -> list[list[list[int]]]:
         return greedy_ctc(outputs, lengths)
 
-    def values(self, decoded: list[list[list[list[int]]]], rows: list[Rows]) -> Float[np.ndarray, " heads"]:
+    def values(self, decoded: list[list[list[list[int]]]], rows: list[AnyRows]) -> Float[np.ndarray, " heads"]:
         references = [self.classes[row].tolist() for row in np.concatenate(rows)]
         tokens = sum(len(self.targets[row]) for row in np.concatenate(rows))
         heads = [[hypothesis for batch in decoded for hypothesis in batch[h]] for h in range(len(decoded[0]))]
         return np.array([100 * edit_distances(references, hypotheses).sum() / max(tokens, 1) for hypotheses in heads])
 
-    def scores(self, decoded: list[list[list[list[int]]]], rows: list[Rows], head: int) -> pd.DataFrame:
+    def scores(self, decoded: list[list[list[list[int]]]], rows: list[AnyRows], head: int) -> pd.DataFrame:
         row = np.concatenate(rows)
         symbols = ["", *self.vocabulary.symbols]
         hypotheses = [[symbols[s] for s in hypothesis] for batch in decoded for hypothesis in batch[head]]
@@ -262,11 +263,11 @@ class Verify:
     def decode(self, outputs: Float[Tensor, "heads batch dim"], rows: Rows, lengths) -> np.ndarray:
         return F.normalize(outputs, dim=2).numpy()
 
-    def values(self, decoded: list[np.ndarray], rows: list[Rows]) -> Float[np.ndarray, " heads"]:
+    def values(self, decoded: list[np.ndarray], rows: list[AnyRows]) -> Float[np.ndarray, " heads"]:
         tables = [self.scores(decoded, rows, head) for head in range(len(decoded[0]))]
         return np.array([equal_error_rate(t)[0] if np.isfinite(t["score"]).all() else 100.0 for t in tables])
 
-    def scores(self, decoded: list[np.ndarray], rows: list[Rows], head: int) -> pd.DataFrame:
+    def scores(self, decoded: list[np.ndarray], rows: list[AnyRows], head: int) -> pd.DataFrame:
         row = np.concatenate(rows)
         embeddings = np.concatenate([batch[head] for batch in decoded])
         place = {r: k for k, r in enumerate(row.tolist())}

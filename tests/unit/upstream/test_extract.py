@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -288,6 +290,31 @@ def test_a_deleted_shard_is_computed_again_to_the_same_bit(corpus: Path, path: P
         np.testing.assert_array_equal(store[id].states, states[id])
 
 
+def test_missing_rows_are_computed_in_the_batches_of_an_uninterrupted_run(
+    corpus: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "BATCH_SECONDS", 2.0)
+    batches: list[tuple[int, ...]] = []
+    forward = Toy.forward
+    monkeypatch.setattr(Toy, "forward", lambda *given: (batches.append(tuple(given[2].tolist())), forward(*given))[1])
+    run(corpus, path, block_bytes=20_000, publish_seconds=0.0)
+    first, before = list(batches), shards(path)
+    assert max(len(batch) for batch in first) >= 2
+    for place in (0, 1, -1):
+        batches.clear()
+        (path / "shards" / sorted(before)[place]).unlink()
+        run(corpus, path, block_bytes=20_000)
+        assert len(batches) == 1
+        assert batches[0] in first
+        before = shards(path)
+    rows = read_rows(path / "shards" / sorted(before)[0])
+    assert len(rows.ids) >= 2
+    batches.clear()
+    edit(corpus, lambda table: table.assign(end=table["id"].map(lambda id: "0.25" if id == rows.ids[0] else "")))
+    run(corpus, path, block_bytes=20_000)
+    assert len(batches) == 1  # one void row drags its batch along, and no more
+
+
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     corpus: Path, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +335,20 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert store.ids == whole.ids
     for id in whole:
         np.testing.assert_array_equal(store[id].states, whole[id].states)
+
+
+def test_what_a_worker_that_was_killed_meanwhile_left_behind_is_removed(corpus: Path, path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = {**claims.owner(), "pid": child.pid, "token": "t"}
+    left = [path / "shards" / f".tmp-{dead['host']}-{dead['pid']}-{dead['born']}-abc.h5", path / "claims/old.claim"]
+
+    def leave(done: int, _: int) -> None:
+        for file in left if done == 12 else ():
+            file.write_text(json.dumps(dead))
+
+    run(corpus, path, progress=leave)
+    assert not any(file.exists() for file in left)
 
 
 def test_a_block_that_a_living_worker_holds_is_waited_for(corpus: Path, path: Path) -> None:

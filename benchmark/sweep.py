@@ -15,7 +15,7 @@ from wavbench.benchmark.run import Cell, Listener, Paths, missing, plan_cell, ru
 from wavbench.upstream import claims
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.manifest import Manifest, read_manifest
+from wavbench.upstream.manifest import Manifest, corpus_name, read_manifest
 
 EXPIRY = 3_600.0  # seconds; a cell's claim is not touched while it trains, its owner's death is seen at once
 
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.cell.task} on {self.manifest.stem} with {self.upstream_name}"
+        return f"{self.cell.task} on {corpus_name(self.manifest)} with {self.upstream_name}"
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """Of the corpus: the file's, or its folder's where the file is just called manifest."""
-        return self.path.resolve().parent.name if self.path.stem == "manifest" else self.path.stem
+        return corpus_name(self.path)
 
     @property
     def root(self) -> Path:
@@ -75,6 +74,11 @@ class Manifest:
             for value in self.table.get(column, ()):
                 digest.update(f"{value}\0".encode())
         return digest.hexdigest()
+
+
+def corpus_name(path: Path) -> str:
+    """A manifest file's name, or its folder's where the file is just called manifest."""
+    return path.resolve().parent.name if path.stem == "manifest" else path.stem
 
 
 def read_manifest(path: Path | str) -> Manifest:

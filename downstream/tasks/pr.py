@@ -15,6 +15,6 @@ task = Task(
     objective="Ctc",
     head="linear",
     metric=PHONE_ERROR_RATE,
-    budget=Budget(updates=3_000, batch=16, evaluate_every=250, learning_rates=(1e-3, 3.2e-3, 1e-2)),
+    budget=Budget(updates=2_000, batch=16, evaluate_every=200, learning_rates=(1e-3, 3.2e-3, 1e-2)),
     source="Yang et al. 2021, SUPERB, PR",
 )

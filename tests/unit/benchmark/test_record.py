@@ -94,6 +94,24 @@ def test_a_record_that_exists_has_its_scores(
     assert not exists(tmp_path, record.key)
 
 
+def test_a_record_that_could_not_be_written_whole_is_not_there(
+    tmp_path: Path, make_record: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, calls, fsync = make_record(), [], os.fsync
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 1:
+            raise OSError("no space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_record(tmp_path, record, SCORES, None)
+    assert not exists(tmp_path, record.key)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{record.key}.scores.csv"]
+
+
 def damage(text: str) -> dict[str, str]:
     """A record's text, spoilt in every way that happens."""
     values = json.loads(text)

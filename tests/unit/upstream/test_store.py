@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.shards import AudioStamp, Writer, check_states, quantize
+from wavbench.upstream.shards import AudioStamp, Writer, check_states, pool, quantize
 from wavbench.upstream.store import OPEN_FILES, Fingerprint, Info, Store, create_store, open_store, seal
 
 FINGERPRINT = Fingerprint(
@@ -480,3 +480,21 @@ def test_the_fingerprint_survives_its_file(store: Store) -> None:
     text = json.loads((store.path / "store.json").read_text())
     assert text["fingerprint"] == json.loads(json.dumps(asdict(FINGERPRINT)))
     assert open_store(store.path).fingerprint.hash() == FINGERPRINT.hash()
+
+
+def test_the_fast_cast_is_that_of_numpy_to_the_bit() -> None:
+    random = np.random.default_rng(0)
+    states = (random.standard_normal((2, 3_000, 8)) * 10.0 ** random.integers(-9, 5, (2, 3_000, 8))).astype(np.float32)
+    states = np.clip(states, -65_504, 65_504)
+    np.testing.assert_array_equal(quantize(states, "float16")["states"].view(np.uint16), states.astype("f2").view("u2"))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 255, 256, 257, 5_000])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e4])
+def test_pooling_in_chunks_is_pooling_in_float64(frames: int, offset: float) -> None:
+    states = (offset + np.random.default_rng(frames).standard_normal((2, frames, 64))).astype(np.float32)
+    states[:, 0] += 30  # an outlying first frame must not cost digits
+    exact = states.astype(np.float64)
+    pooled = pool(states)
+    np.testing.assert_allclose(pooled["mean"], exact.mean(axis=1), rtol=3e-7, atol=1e-6)
+    np.testing.assert_allclose(pooled["std"], exact.std(axis=1), rtol=3e-6, atol=1e-6)

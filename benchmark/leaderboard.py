@@ -66,7 +66,8 @@ class Board:
 
     @property
     def name(self) -> str:
-        return f"{self.task} on {self.corpus}{' (synthetic)' if self.synthetic else ''}"
+        mark = " (synthetic)" if self.synthetic and self.corpus != "synthetic" else ""
+        return f"{self.task} on {self.corpus}{mark}"
 
 
 def boards_of(records: Iterable[Record]) -> list[Board]:

@@ -40,12 +40,12 @@ def _probed(boards: list[Board]) -> set[str]:
     return {name for board in boards for name in board.layers["upstream"]}
 
 
-def _axes(count: int, height: float):
+def _axes(count: int, height: float, width: float = 4.4):
     import matplotlib.pyplot as plt
 
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns + 0.6, height * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns + 0.6, height * rows), squeeze=False)
     for spare in axes.flat[count:]:
         spare.set_visible(False)
     return figure, axes.flat[:count]
@@ -85,7 +85,7 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
 
 def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
     """Score by layer, one panel per corpus; upstreams of a single layer and mixes as horizontal lines."""
-    figure, axes = _axes(len(boards), 3.4)
+    figure, axes = _axes(len(boards), 3.4, width=6.4)
     table = []
     for axis, board in zip(axes, boards, strict=True):
         last = int(board.layers["layer"].max())

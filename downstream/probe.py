@@ -106,7 +106,8 @@ def trials_of(table: pd.DataFrame, split: Split, given: pd.DataFrame | None, see
     for part, rows in (("dev", split.dev), ("test", split.test)):
         here = table.iloc[rows]
         if part == "test" and given is not None:
-            unknown = [id for id in pd.concat([given["enroll"], given["test"]]).unique() if id not in set(here["id"])]
+            known = set(here["id"])
+            unknown = [id for id in pd.concat([given["enroll"], given["test"]]).unique() if id not in known]
             if unknown:
                 raise UserError(
                     f"{len(unknown)} utterances of the trials are not in the test split (first: {unknown[0]})",

@@ -12,6 +12,7 @@ from wavbench.upstream.errors import UserError
 
 TARGETS = 5_000  # most same-speaker trials drawn
 NONTARGETS = 20_000  # most different-speaker trials drawn
+UTTERANCES = 3_000  # most that are paired with each other: pairs grow with the square
 
 
 def draw_trials(ids: Sequence[str], speakers: Sequence[str], seed: int) -> pd.DataFrame:
@@ -25,6 +26,11 @@ def draw_trials(ids: Sequence[str], speakers: Sequence[str], seed: int) -> pd.Da
     """
     order = np.argsort(np.asarray(ids, str))
     ids, speakers = np.asarray(ids, object)[order], np.asarray(speakers, object)[order]
+    digest = hashlib.blake2b("\0".join(ids).encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
+    random = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
+    if len(ids) > UTTERANCES:
+        some = np.sort(random.choice(len(ids), UTTERANCES, replace=False))
+        ids, speakers = ids[some], speakers[some]
     first, second = np.triu_indices(len(ids), k=1)
     same = speakers[first] == speakers[second]
     if not same.any() or same.all():
@@ -32,8 +38,6 @@ def draw_trials(ids: Sequence[str], speakers: Sequence[str], seed: int) -> pd.Da
             f"no trials can be drawn from {len(ids)} utterances of {len(set(speakers))} speakers",
             remedy="a split needs two speakers or more, one of them with two utterances; or give trials=FILE",
         )
-    digest = hashlib.blake2b("\0".join(ids).encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
-    random = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
     chosen = []
     for kind, most in ((same, TARGETS), (~same, NONTARGETS)):
         pairs = np.flatnonzero(kind)

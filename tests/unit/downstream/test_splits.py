@@ -1,5 +1,7 @@
 """Splits, folds and trials."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +29,7 @@ def test_a_corpus_of_few_speakers_leaves_each_out_with_another_as_dev() -> None:
     for fold in folds:
         parts = [set(rows["speaker"].iloc[part]) for part in (fold.train, fold.dev, fold.test)]
         assert [len(part) for part in parts] == [4, 1, 1]
-        assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+        assert all(a.isdisjoint(b) for a, b in itertools.combinations(parts, 2))
         assert parts[2] == {fold.name}
         assert shared(rows, fold, "speaker") == 0
     assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(rows)))
@@ -72,6 +74,11 @@ def test_another_seed_draws_other_trials_where_there_are_too_many() -> None:
     first, second = draw_trials(ids, speakers, 0), draw_trials(ids, speakers, 1)
     assert not first.equals(second)
     assert len(first) == len(second)
+
+
+def test_trials_of_a_large_split_are_drawn_from_some_of_its_utterances() -> None:
+    drawn = draw_trials([f"u{k:05d}" for k in range(50_000)], [f"s{k % 300}" for k in range(50_000)], 0)
+    assert (len(drawn), int(drawn["target"].sum())) == (25_000, 5_000)
 
 
 def test_one_speaker_gives_no_trials() -> None:

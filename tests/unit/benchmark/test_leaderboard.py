@@ -109,7 +109,9 @@ def test_two_checkpoints_of_one_name_are_two_rows_everywhere(make_record: Callab
         make_record(upstream="mine", checkpoint_hash=h, value=v) for h, v in (("aaaa1111", 40.0), ("bb22", 60.0))
     ]
     records += [
-        make_record(upstream="mine", checkpoint_hash=r.checkpoint_hash, layers=0, value=r.value) for r in records
+        make_record(upstream="mine", checkpoint_hash=r.checkpoint_hash, layers=k, value=r.value + k)
+        for r in records
+        for k in (0, 1)
     ]
     boards = boards_of([*records, make_record(upstream="alone")])
     names = [row.upstream for row in boards[0].rows]
@@ -118,8 +120,8 @@ def test_two_checkpoints_of_one_name_are_two_rows_everywhere(make_record: Callab
     _, lines = overview(boards)
     assert sorted(line[1].split()[0] for line in lines) == ["40.00", "50.00", "60.00"]
     by_value = {row.value: row.best_layer for row in boards[0].rows}
-    assert by_value[40.0] == (0, 40.0)
-    assert by_value[60.0] == (0, 60.0)
+    assert by_value[40.0] == (1, 41.0)
+    assert by_value[60.0] == (1, 61.0)
 
 
 def test_the_table_has_a_line_per_row_with_all_that_a_paper_needs(make_record: Callable) -> None:

@@ -128,7 +128,7 @@ def sweep(config: schemas.Sweep) -> int:
     ]
     paths = Paths(Path(config.results), Path(config.stores))
     rank = int(os.environ.get("WAVBENCH_WORKER", "0"))
-    helpers = _start_helpers(config.workers) if rank == 0 else []
+    helpers = _start_helpers(config) if rank == 0 else []
     try:
         with Display(prefix=f"[{rank}] " if rank or helpers else "") as display:
             if rank == 0:
@@ -162,7 +162,6 @@ def demo(config: schemas.Demo) -> int:
         )
     print(f"corpus: {path}")
     words = ["experiment=demo", f"corpora={path.parent}", f"results={config.results}", f"stores={config.stores}"]
-    sys.argv = ["wavbench", "sweep", *words]  # what an interrupted demo resumes, and what its workers run
     code = sweep(schemas.compose(schemas.Sweep, [*words, f"workers={config.workers}"]))
     if code == 0:
         code = report(schemas.Report(results=config.results))
@@ -328,16 +327,19 @@ def _say_rejected(store) -> None:
         print(f"rejected: {store.path / 'rejected.jsonl'}")
 
 
-def _start_helpers(workers: int) -> list[subprocess.Popen]:
-    """The same command as further processes, each with its share of the cores."""
+def _start_helpers(config: schemas.Sweep) -> list[subprocess.Popen]:
+    """The same sweep as further processes, each with its share of the cores."""
     import torch
 
-    if workers < 1:
-        raise UserError(f"workers={workers} cannot work", remedy="workers=1 or more")
-    if workers == 1:
+    if config.workers < 1:
+        raise UserError(f"workers={config.workers} cannot work", remedy="workers=1 or more")
+    if config.workers == 1:
         return []
-    threads = max((os.cpu_count() or 1) // workers, 1)
+    threads = max((os.cpu_count() or 1) // config.workers, 1)
     torch.set_num_threads(threads)
-    command = [sys.executable, "-m", "wavbench.benchmark.cli", *sys.argv[1:]]
+    words = {key: getattr(config, key) for key in ("experiment", "corpora", "device", "workers", "stores", "results")}
+    words["head_seeds"] = ",".join(map(str, config.head_seeds))
+    command = [sys.executable, "-m", "wavbench.benchmark.cli", "sweep", *(f"{k}={v}" for k, v in words.items())]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    return [subprocess.Popen(command, env={**environment, "WAVBENCH_WORKER": str(rank)}) for rank in range(1, workers)]
+    ranks = range(1, config.workers)
+    return [subprocess.Popen(command, env={**environment, "WAVBENCH_WORKER": str(rank)}) for rank in ranks]

@@ -236,7 +236,7 @@ def _write(plan, paths, store: Store, table: pd.DataFrame, result: Result, start
         corpus_hash=plan.corpus_hash,
         synthetic=is_synthetic(plan.manifest),
         split=f"leave one {plan.task.splits_separate} out" if folds else "test",
-        upstream=plan.upstream.name,
+        upstream=Path(plan.upstream.name).name if Path(plan.upstream.name).exists() else plan.upstream.name,
         checkpoint=plan.upstream.checkpoint,
         checkpoint_hash=plan.upstream.weights_hash,
         store_fingerprint=store.fingerprint.hash(),

@@ -30,6 +30,11 @@ PUBLISH_SECONDS = 50.0  # of work: what a kill can cost at most, with the batch 
 BATCH_SECONDS = 48.0  # of audio in one forward pass
 POLL_SECONDS = 0.5  # between looks at the claims of others
 
+# oneDNN keeps what it compiled for each shape of a product, and batches of speech hardly ever have the same shape
+# twice: by default a thousand such things, which take more memory than a small model and are never used again.
+for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "32")
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -9,6 +9,7 @@ stand in `rejected/`. The file's name ends in the SHA-256 of its bytes, so any f
 """
 
 import hashlib
+import math
 import os
 import re
 import time
@@ -24,6 +25,7 @@ from wavbench.upstream.errors import UserError
 
 FORMAT_VERSION = 1
 CHUNK_FRAMES = 256
+SLAB_BYTES = 48 << 20  # above 32 MB, from where on malloc always asks the system
 NAME = re.compile(r"^[0-9a-z-]+-(?P<sha>[0-9a-f]{32})\.h5$")
 DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
 _STRING = h5py.string_dtype("utf-8")
@@ -83,6 +85,7 @@ class Writer:
         self.rejected: dict[str, tuple[str, AudioStamp]] = {}
         self.hashers = ThreadPoolExecutor(2)  # BLAKE2b runs beside the model, outside the interpreter lock
         self.bytes = 0
+        self.slab = np.empty(0, DTYPES[dtype])  # what is left of it
 
     def add(self, position: int, id: str, states: np.ndarray, stamp: AudioStamp) -> None:
         """Add one utterance; `position` (its manifest row) decides the order in the shard.
@@ -90,10 +93,24 @@ class Writer:
         Args:
             states: [layer, frame, dim] float32, finite (`check_states` says so).
         """
-        arrays = pool(states) | ({} if self.pooled else quantize(states, self.dtype))
+        arrays = pool(states)
+        if not self.pooled:
+            arrays |= quantize(states, self.dtype, self._room(states.shape))
         future = self.hashers.submit(content_hash, arrays)
         self.items.append((position, id, arrays, states.shape[1], future, stamp))
         self.bytes += sum(array.nbytes for array in arrays.values())
+
+    def _room(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array for states that last until the block is published, cut from a slab.
+
+        Arrays of their own would lie between the short-lived ones of the model, and the heap would grow from block
+        to block; a slab is large enough for the system to map it, and to take all of it back.
+        """
+        count = math.prod(shape)
+        if count > len(self.slab):
+            self.slab = np.empty(max(count, SLAB_BYTES // self.slab.itemsize), self.slab.dtype)
+        room, self.slab = self.slab[:count].reshape(shape), self.slab[count:]
+        return room
 
     def reject(self, id: str, reason: str, stamp: AudioStamp) -> None:
         self.rejected[id] = (reason, stamp)
@@ -132,7 +149,7 @@ class Writer:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
-        self.items, self.rejected, self.bytes = [], {}, 0
+        self.items, self.rejected, self.bytes, self.slab = [], {}, 0, self.slab[:0].copy()
         return path
 
     def _write(self, file: h5py.File, work_seconds: float) -> None:
@@ -256,18 +273,17 @@ def pool(states: np.ndarray) -> dict[str, np.ndarray]:
     return {"mean": mean, "std": std}
 
 
-def quantize(states: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """States as they are stored; int8 has one scale per layer and dimension, [layer, dim] float32."""
-    if dtype == "float16":
-        import torch  # here, because readers need no torch; its cast is numpy's to the bit, and twenty times as fast
+def quantize(states: np.ndarray, dtype: str, out: np.ndarray) -> dict[str, np.ndarray]:
+    """States as they are stored, in `out`; int8 has one scale per layer and dimension, [layer, dim] float32."""
+    if dtype == "int8":
+        peaks = np.abs(states).max(axis=1, initial=0)
+        scales = np.maximum(peaks / 127, np.finfo(np.float32).tiny).astype(np.float32)
+        out[...] = np.rint(states / scales[:, None])
+        return {"states": out, "scales": scales}
+    import torch  # here, because readers need no torch; its cast is numpy's to the bit, and twenty times as fast
 
-        cast = np.empty(states.shape, np.float16)
-        torch.from_numpy(cast).copy_(torch.from_numpy(states))
-        return {"states": cast}
-    if dtype == "float32":
-        return {"states": states.astype(np.float32)}
-    scales = np.maximum(np.abs(states).max(axis=1, initial=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    return {"states": np.rint(states / scales[:, None]).astype(np.int8), "scales": scales}
+    torch.from_numpy(out).copy_(torch.from_numpy(states))
+    return {"states": out}
 
 
 def check_states(states: np.ndarray, dtype: str, layers: tuple[int, ...], id: str) -> None:

@@ -1,5 +1,7 @@
 """Metrics against hand-computed values and the libraries of the field."""
 
+import sys
+
 import jiwer
 import numpy as np
 import pandas as pd
@@ -76,8 +78,12 @@ def test_the_equal_error_rate_is_where_sklearns_curve_meets_the_diagonal(ties: b
 
 
 def test_the_equal_error_rate_agrees_with_speechbrain() -> None:
+    from speechbrain.utils.importutils import LazyModule
     from speechbrain.utils.metric_stats import EER
 
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, LazyModule):  # looked at by hypothesis in later tests, it imports k2 and fails
+            del sys.modules[name]
     scores = trials(1_500, 2)
     positive = torch.tensor(scores["score"][scores["target"]].to_numpy())
     negative = torch.tensor(scores["score"][~scores["target"]].to_numpy())

@@ -111,7 +111,7 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
         axis.set_ylabel(_label(board))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
-        axis.legend(list(named.values()), list(named), fontsize=7)
+        axis.legend(list(named.values()), list(named), fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     table = pd.concat(table, ignore_index=True).assign(task=task)
     return _save(
         figure, table[["task", "corpus", "upstream", "layer", "value", "low", "high"]], folder / f"layers_{task}"

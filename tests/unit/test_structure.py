@@ -78,12 +78,13 @@ def test_an_uninstalled_checkout_imports_from_its_own_folders() -> None:
 
 
 def test_torchaudio_and_what_needs_it_import_beside_any_torch() -> None:
-    code = "import wavbench, torchaudio, speechbrain; from transformers import Wav2Vec2Model; print(torchaudio.__version__)"
+    code = "import wavbench, torchaudio, speechbrain; from transformers import Wav2Vec2Model"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
 def test_help_waits_for_neither_torch_nor_hydra() -> None:
-    code = "import sys; from wavbench.benchmark.cli import main; main(['help']); print('torch' in sys.modules, 'hydra' in sys.modules)"
+    code = "import sys; from wavbench.benchmark.cli import main; main(['help']); "
+    code += "print('torch' in sys.modules, 'hydra' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "False False"

@@ -54,9 +54,8 @@ def main() -> None:
     heads = len(stack_rates)
     print(f"{heads} heads ({len(layers)} layers and the mix x {len(rates)} rates), {budget.updates} updates each")
     print(f"as one stack: {stack:.1f} s on one thread; best dev accuracy {done.dev.max():.1f} %")
-    print(
-        f"one head alone: {alone:.1f} s, so one by one {heads * alone:.0f} s: the stack is {heads * alone / stack:.1f} x"
-    )
+    one_by_one_s = heads * alone
+    print(f"one head alone: {alone:.1f} s; one by one {one_by_one_s:.0f} s, {one_by_one_s / stack:.1f} x the stack")
 
 
 def one_by_one(batches, objective, split, rate: float, layer: int, budget) -> float:

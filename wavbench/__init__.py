@@ -1,9 +1,9 @@
 """wavbench: speech in, layer-wise features to HDF5 once, any number of heads on top.
 
-    import wavbench as wb
-    up = wb.load("wav2vec2_tiny", weights="random", seed=0)
-    features = up.extract("speech.wav")          # states: (batch, layers, frames, dim)
-    store = wb.open_store("features/...")        # store["utterance-id"][6] -> (frames, dim)
+import wavbench as wb
+up = wb.load("wav2vec2_tiny", weights="random", seed=0)
+features = up.extract("speech.wav")          # states: (batch, layers, frames, dim)
+store = wb.open_store("features/...")        # store["utterance-id"][6] -> (frames, dim)
 """
 
 import importlib

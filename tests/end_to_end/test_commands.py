@@ -363,7 +363,9 @@ def test_an_interrupted_process_ends_with_130_and_goes_on_later(
     corpus: Path, tmp_path: Path, wavbench: Callable
 ) -> None:
     slow = (
-        "import sys, time; from wavbench.upstream import extract; from wavbench.benchmark.cli import main\n"
+        "import signal, sys, time; from wavbench.upstream import extract; from wavbench.benchmark.cli import main\n"
+        # a runner in the background ignores SIGINT, and so would its children
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "extract._work = lambda *_: (print('working', flush=True), time.sleep(60))\n"
         "sys.exit(main(sys.argv[1:]))"
     )

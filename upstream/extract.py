@@ -138,7 +138,6 @@ def extract(
     job.report()
     _work(job, blocks(seconds, job.row_bytes, block_bytes))
     _clean(path)
-    _clean(path)  # again: a worker may have died between publishing a block and giving it back
     return seal(path, manifest.table["id"])
 
 

@@ -155,6 +155,10 @@ def test_of_two_workers_one_may_be_killed(manifest: Path, whole: tuple[Path, flo
         time.sleep(moments.uniform(0, 0.05))
         hits += kill(first)
         finish(second)
+        shards = sorted(path.name for path in (store / "shards").iterdir())
+        # killed between publishing the last block and giving it back, the first leaves a claim to whoever comes next
+        finish(start(manifest, store))
+        assert sorted(path.name for path in (store / "shards").iterdir()) == shards
         assert_equal_and_clean(store, whole[0])
     assert hits >= 2
 

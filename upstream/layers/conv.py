@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wavbench.upstream.layers.windowed_convs import WindowedConvs
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
 
 CHUNK = 100  # frames convolved at once when no gradient is kept: 2 s, 13 MB after the first layer of BASE
+TRAINING_CHUNK = 100  # frames convolved at once on a CPU when a gradient is kept
 
 Piece = tuple[int, int, int]  # utterance, first frame, number of frames
 
@@ -63,6 +65,9 @@ class ConvEncoder(nn.Module):
         sizes = lengths.tolist()
         frames = [frames_from_samples(size, self.sizes) for size in sizes]
         first = [self._first_layer(waveforms[i, :size]) if frames[i] else None for i, size in enumerate(sizes)]
+        plain = waveforms.device.type == "cpu" and not waveforms.requires_grad
+        if torch.is_grad_enabled() and self.norm == "group" and plain and any(frames):
+            return self._windowed(waveforms, first, frames), frames
         chunk = sum(frames) if torch.is_grad_enabled() else CHUNK
         outputs = [self._chunk(waveforms, first, pieces) for pieces in cut(frames, chunk)]
         if not outputs:
@@ -85,15 +90,34 @@ class ConvEncoder(nn.Module):
         shift = self.norms[0].bias - scale * (weight @ mean)  # the bias of the convolution cancels out
         return (weight * scale[:, None])[:, None].to(waveform.dtype), shift.to(waveform.dtype)
 
+    def _samples(self, waveforms: Float[Tensor, "batch samples"], piece: Piece) -> Float[Tensor, " samples_of_piece"]:
+        utterance, start, count = piece
+        begin = start * total_stride(self.sizes)
+        return waveforms[utterance, begin : begin + samples_from_frames(count, self.sizes)]
+
+    def _windowed(
+        self, waveforms: Tensor, first: Sequence[tuple[Tensor, Tensor] | None], frames: Sequence[int]
+    ) -> Tensor:
+        """Frames of all utterances, for training on a CPU."""
+        used = [utterance for utterance, count in enumerate(frames) if count]
+        pieces = [
+            (used.index(piece[0]), self._samples(waveforms, piece))
+            for group in cut(frames, TRAINING_CHUNK)
+            for piece in group
+        ]
+        rows = [torch.cat([first[i][0][:, 0], first[i][1][:, None]], dim=1) for i in used]
+        rest = [part for conv in self.convs[1:] for part in (conv.weight.transpose(1, 2).flatten(1), conv.bias)]
+        return WindowedConvs.apply(pieces, self.sizes, torch.stack(rows), *rest)
+
     def _chunk(
         self, waveforms: Tensor, first: Sequence[tuple[Tensor, Tensor | None] | None], pieces: Sequence[Piece]
     ) -> Tensor:
         """Frames of some pieces, in their order; `first` holds the first layer of each utterance that has frames."""
-        rest = self.sizes[1:]
-        step, hop = total_stride(self.sizes), total_stride(rest)
+        hop = total_stride(self.sizes[1:])
         parts, kept, slot = [], [], 0
-        for utterance, start, count in pieces:
-            samples = waveforms[utterance, start * step : start * step + samples_from_frames(count, self.sizes)]
+        for piece in pieces:
+            utterance, _, count = piece
+            samples = self._samples(waveforms, piece)
             part = F.conv1d(samples[None, None], *first[utterance], stride=self.sizes[0][1])
             slots = -(-part.shape[2] // hop)  # frames of the output that this piece takes up
             kept.append(torch.arange(slot, slot + count, device=waveforms.device))

@@ -8,6 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wavbench.upstream.layers.windowed_convs import grouped_conv
+
+BLOCK = 8  # frames that one row of a product gives in training on a CPU: wide enough for 12 channels, few zeros
+
 
 class PositionalConv(nn.Module):
     """A grouped, weight-normed convolution with GELU; every utterance sees zeros before and after itself.
@@ -42,6 +46,15 @@ class PositionalConv(nn.Module):
         gaps = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), counts) * gap
         places = torch.arange(len(x), device=x.device) + gaps
         size = len(x) + gap * (len(lengths) + 1)
+        if torch.is_grad_enabled() and x.device.type == "cpu":
+            return F.gelu(self._blocks(x, places, gap, size))
         signal = x.new_zeros(size, x.shape[1]).index_copy(0, places + gap, x)
         y = F.conv1d(signal.T[None], self.weight(), self.bias, groups=self.groups)  # (1, dim, size - kernel + 1)
         return F.gelu(y[0].T[places] if len(lengths) > 1 else y[0, :, : len(x)].T)
+
+    def _blocks(self, x: Tensor, places: Tensor, gap: int, size: int) -> Float[Tensor, "total_frames dim"]:
+        """Without GELU, for training on a CPU, where the library's gradient takes four times as long."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        rows = -(-size // BLOCK) * BLOCK
+        signal = x.new_zeros(rows, x.shape[1], dtype=dtype).index_copy(0, places + gap, x.to(dtype))
+        return grouped_conv(signal, self.weight().to(dtype), BLOCK)[places] + self.bias.to(dtype)

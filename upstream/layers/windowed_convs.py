@@ -95,3 +95,37 @@ def unwind(
     for i, part in enumerate(parts):
         x[i : i + count, : part.shape[1]] += part
     return x.view(-1, width // stride)[:steps]
+
+
+class Windows(torch.autograd.Function):
+    """`windows` with a gradient that adds slices, as the one of `unfold` adds number by number."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernel: int, stride: int) -> Tensor:
+        ctx.unwind = len(x), kernel, stride
+        return windows(x, kernel, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return unwind(grad, *ctx.unwind), None, None
+
+
+def grouped_conv(
+    x: Float[Tensor, "steps channels"], weight: Float[Tensor, "channels channels_of_group kernel"], block: int
+) -> Float[Tensor, "steps channels"]:
+    """A convolution of stride 1 over groups of channels, as one product per group.
+
+    A group has few channels, so that a row of a product gives several steps, each with its own shifted copy of
+    the weight among zeros. `steps` is a multiple of `block`; the last `kernel - 1` steps of the result see beyond
+    the end and mean nothing.
+    """
+    steps, width, kernel = len(x), weight.shape[1], weight.shape[2]
+    groups, reach = x.shape[1] // width, kernel + block - 1
+    x = F.pad(x.view(steps, groups, width).transpose(0, 1).reshape(-1, width), (0, 0, 0, kernel - 1))
+    rows = Windows.apply(x, reach, block).view(groups, steps // block, reach * width)
+    # Each copy is one longer than a row, so that cutting the chain of copies into rows shifts every row by one.
+    chain = F.pad(weight, (0, block)).unsqueeze(2).expand(-1, -1, block, -1).flatten(2)[:, :, : block * reach]
+    table = chain.view(groups, width, width, block, reach).permute(0, 4, 2, 3, 1)  # (groups, reach, in, block, out)
+    y = rows @ table.reshape(groups, reach * width, block * width)  # (groups, steps / block, block * width)
+    return y.view(groups, steps, width).transpose(0, 1).reshape(steps, -1)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from wavbench.upstream.layers import conv
 from wavbench.upstream.layers.conv import ConvEncoder
+from wavbench.upstream.layers.positions import PositionalConv
+from wavbench.upstream.layers.transformer import SelfAttention, attend
 from wavbench.upstream.layers.windowed_convs import unwind, windows
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
@@ -82,3 +84,43 @@ def test_unwinding_is_the_transpose_of_taking_windows(kernel: int, stride: int) 
     weighting = torch.randn_like(rows)
     (reference,) = torch.autograd.grad(rows, x, weighting)
     torch.testing.assert_close(unwind(weighting, len(x), kernel, stride), reference)
+
+
+@pytest.mark.parametrize("kernel", [1, 4, 7, 16])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_positions_have_the_gradients_of_the_plain_formula(kernel: int, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    positions = PositionalConv(8, kernel, 2).to(dtype)
+    x = torch.randn(18, 8, dtype=dtype, requires_grad=True)
+    reference = []
+    for utterance in x.split([5, 1, 12]):
+        padded = F.pad(utterance.T[None], (kernel // 2, kernel // 2))
+        y = F.conv1d(padded, positions.weight(), positions.bias, groups=2)
+        reference.append(F.gelu(y)[0, :, : len(utterance)].T)
+    found = positions(x, [5, 1, 12])
+    assert_same_gradients(found, torch.cat(reference), [x, *positions.parameters()], tolerance)
+
+
+def test_attention_in_bfloat16_has_the_gradients_of_the_exact_one() -> None:
+    torch.manual_seed(0)
+    attention, lengths = SelfAttention(24, 3), [40, 40, 0, 7]
+    x = torch.randn(87, 24, requires_grad=True)
+    inputs, weighting = [x, *attention.parameters()], torch.randn(87, 24)
+    exact = attention(x, lengths)
+    runs = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = attention(x, lengths)
+        runs.append((found, *torch.autograd.grad(found, inputs, weighting.bfloat16())))
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+    for one, other in zip(runs[0], (exact, *torch.autograd.grad(exact, inputs, weighting)), strict=True):
+        assert (one - other).norm() <= 0.03 * other.norm()
+
+
+def test_attention_weights_are_dropped_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    query, key = torch.zeros(2, 1, 1, 100, 4, dtype=torch.bfloat16, requires_grad=True)
+    value = torch.ones(1, 1, 100, 4, dtype=torch.bfloat16)
+    found = attend(query, key, value, 0.5)  # each frame is the share of weights kept, times two
+    assert found.std() > 0.05
+    assert abs(found.mean() - 1) < 0.05

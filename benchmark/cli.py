@@ -13,6 +13,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench extract upstream=NAME manifest=FILE               features to HDF5  [layers=all|4,8] [pool=none|mean]
   wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6]
   wavbench sweep experiment=NAME                             many cells, resumable  [workers=N]
+  wavbench pretrain objective=wav2vec2|hubert manifest=FILE  train an upstream  [preset=tiny|small|base|large]
   wavbench report                                            leaderboard .csv .md .html and figures
   wavbench corpus list | build NAME | check MANIFEST         corpora  [mended=FILE]
   wavbench store info PATH | verify PATH | seal PATH         feature stores
@@ -65,6 +66,7 @@ def _dispatch(arguments: list[str]) -> int:
         "run": (config.Run, (), commands.run),
         "sweep": (config.Sweep, (), commands.sweep),
         "demo": (config.Demo, (), commands.demo),
+        "pretrain": (config.Pretrain, (), commands.pretrain),
         "report": (config.Report, (), commands.report),
         "corpus list": (config.CorpusList, (), commands.corpus_list),
         "corpus build": (config.CorpusBuild, ("name",), commands.corpus_build),
@@ -82,9 +84,15 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(f"there is no command {name!r}", remedy=remedy)
     schema, positional, command = table[name]
     rest = arguments[words:]
+    if name == "pretrain":
+        from wavbench.benchmark import pretraining
+
+        schema = pretraining.schema(next((word[10:] for word in rest if word.startswith("objective=")), ""))
     if "--help" in rest or "-h" in rest:
         print(_help(name, schema, positional), end="")
         return 0
+    if name == "pretrain":
+        return command(pretraining.compose(rest))
     return command(config.compose(schema, rest, positional))
 
 

@@ -150,6 +150,13 @@ def sweep(config: schemas.Sweep) -> int:
     return 1 if failed else 0
 
 
+def pretrain(config: schemas.Pretrain) -> int:
+    """Train an upstream."""
+    from wavbench.benchmark.pretraining import pretrain
+
+    return pretrain(config)
+
+
 def demo(config: schemas.Demo) -> int:
     """Build the corpus, sweep every task over it, report."""
     from wavbench.upstream.corpora import synthetic

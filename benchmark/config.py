@@ -96,6 +96,35 @@ class Demo:
 
 
 @dataclass
+class Pretrain:
+    """Train an upstream on speech without labels; the same command goes on where a run was stopped."""
+
+    objective: str = "???"  # wav2vec2, hubert
+    manifest: str = "???"  # one or several, with commas between
+    preset: str = "tiny"  # a recipe of configs/pretrain, or a .yaml file
+    out: str = ""  # folder of the run; pretrained/OBJECTIVE_PRESET where empty
+    decoded: str = ""  # folder for decoded audio, which runs may share; beside the run where empty
+    units: str = ""  # hubert: a unit file; made from units_from, or from MFCC, where empty
+    units_from: str = ""  # hubert: a folder or checkpoint whose states are clustered
+    units_layer: int = 6  # of units_from
+    clusters: int = 100  # hubert: units
+    dropout: float = 0.0  # of attention's and feed-forward's outputs
+    attention_dropout: float = 0.0
+    inner_dropout: float = 0.0  # between the linear layers of feed-forward
+    layerdrop: float = 0.0  # share of blocks skipped
+    probe_manifest: str = ""  # corpus with phones and phone_ends for the phones probe
+    probe_utterances: int = 300  # of it that are used
+    workers: int = 1  # processes that make batches
+    device: str = "cpu"
+    devices: int = 1  # processes per node
+    nodes: int = 1
+    threads: int = 0  # per process; 0 leaves it to torch
+    audio_on_device: bool = False  # keep all decoded audio in the device's memory
+    stores: str = "features"  # for the states that are clustered
+    results: str = "results"
+
+
+@dataclass
 class Report:
     """Records to leaderboard, figures and page."""
 
@@ -142,8 +171,11 @@ class Doctor:
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
-def compose(schema: type, arguments: list[str], positional: tuple[str, ...] = ()) -> Any:
+def compose(schema: type, arguments: list[str], positional: tuple[str, ...] = (), recipe: dict | None = None) -> Any:
     """A filled-in schema from `key=value` words; words without `=` fill `positional` fields in order.
+
+    Args:
+        recipe: values that stand in for what the words leave out.
 
     Raises:
         UserError: an unknown key, a wrong type, a missing value; names what there is.
@@ -152,6 +184,8 @@ def compose(schema: type, arguments: list[str], positional: tuple[str, ...] = ()
 
     words = _keyed(arguments, positional, schema)
     base = _base(schema, words.get("experiment", ""))
+    if recipe:
+        base = _merge(base, recipe, words.get("preset", "the recipe"))
     for key, value in words.items():
         base = _merge(base, _nested(schema, key, value), f"{key}={value}")
     missing = sorted(str(key) for key in OmegaConf.missing_keys(base))

@@ -114,6 +114,8 @@ build = Wav2Vec2
 presets = {
     # 12 blocks, as deep as BASE, at a width that trains on a laptop: 5.8 M parameters.
     "tiny": Config(conv_channels=(128,) * 7, dim=192, num_heads=3, inner_dim=768, position_kernel=64, pre_norm=True),
+    # For one GPU and half an hour: 22 M parameters.
+    "small": Config(conv_channels=(256,) * 7, dim=384, num_heads=6, inner_dim=1536, pre_norm=True),
     # The paper says 8 heads; fairseq's configuration and every released BASE checkpoint have 12.
     "base": Config(),
     "large": Config(**LARGE),

@@ -1,0 +1,193 @@
+"""`wavbench pretrain`: recipe and arguments to a run, with the phones probe looking in."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import numpy as np
+
+from wavbench.benchmark import config as schemas
+from wavbench.benchmark.display import Display
+from wavbench.upstream.errors import UserError
+
+DROPOUTS = ("dropout", "attention_dropout", "inner_dropout", "layerdrop")
+
+
+def compose(arguments: list[str]) -> schemas.Pretrain:
+    """The schema of the objective that is asked for, filled with its recipe and the arguments.
+
+    Raises:
+        UserError: an unknown objective, recipe or key, or a value of the wrong type.
+    """
+    words = dict(word.split("=", 1) for word in arguments if "=" in word)
+    name = words.get("objective", "")
+    recipe = schemas.read_yaml(words.get("preset", schemas.Pretrain.preset), "pretrain")
+    own = {key: value for key, value in recipe.items() if key not in _objectives()}
+    return schemas.compose(schema(name), arguments, recipe={**own, **recipe.get(name, {})} if name else None)
+
+
+def schema(objective: str) -> type:
+    """`Pretrain` with the keys of optimisation, data and objective beside its own."""
+    from wavbench.upstream.pretraining import Data, find_objective
+    from wavbench.upstream.training import Settings
+
+    sources = [Settings, Data]
+    if objective:
+        sources.append(find_objective(objective).Config)
+    added = [
+        (item.name, item.type, dataclasses.field(default="???" if item.default is MISSING else item.default))
+        for source in sources
+        for item in fields(source)
+    ]
+    kind = dataclasses.make_dataclass("Pretrain", added, bases=(schemas.Pretrain,))
+    kind.__doc__ = schemas.Pretrain.__doc__
+    return kind
+
+
+def pretrain(config: schemas.Pretrain) -> int:
+    """Train, or go on where the same command was stopped."""
+    import torch
+
+    from wavbench.upstream import pretraining
+    from wavbench.upstream.manifest import read_manifest
+    from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
+
+    objective = pretraining.find_objective(config.objective)
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision={config.precision} is not known", remedy=f"one of: {', '.join(PRECISIONS)}")
+    manifests = [read_manifest(path) for path in config.manifest.split(",") if path]
+    if len({manifest.name for manifest in manifests}) < len(manifests):
+        raise UserError("two manifests have the same name", where=config.manifest, remedy="rename one of the files")
+    preset = Path(config.preset).stem
+    upstream = f"{config.objective}_{preset}"
+    folder = Path(config.out or f"pretrained/{upstream}")
+    probe = _probe(config) if config.probe_every else None
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    fabric = make_fabric(config.device, config.devices, config.nodes, config.precision, unused=config.layerdrop > 0)
+    fabric.launch()
+    with Display() as display:
+        quiet = not fabric.is_global_zero
+
+        def report(status) -> None:
+            if quiet:
+                return
+            v = status.values
+            score = f", accuracy {v['accuracy']:.3f}" if "accuracy" in v else ""
+            display.say(
+                f"step {status.step}: loss {v['loss']:.4f}{score}, {status.hours:.1f} h of audio, "
+                f"{v['audio_seconds_per_second']:.0f} s/s"
+            )
+            display.progress("training", status.step, status.steps)
+
+        path = pretraining.pretrain(
+            manifests,
+            objective=config.objective,
+            objective_config=_pick(objective.Config, config),
+            upstream=upstream,
+            settings=_pick(Settings, config),
+            data=_pick(pretraining.Data, config),
+            folder=folder,
+            decoded=Path(config.decoded or folder.parent / "decoded"),
+            fabric=fabric,
+            unit_source=_unit_source(config, manifests, display) if objective.NEEDS_UNITS else None,
+            regularisation={name: getattr(config, name) for name in DROPOUTS},
+            workers=config.workers,
+            audio_on_device=config.audio_on_device,
+            probe=probe,
+            report=report,
+            tell=None if quiet else display.progress,
+        )
+    if not quiet:
+        print(f"checkpoint: {path}")
+    return 0
+
+
+def _pick(kind: type, config):
+    """A dataclass from the fields of the same names."""
+    return kind(**{item.name: getattr(config, item.name) for item in fields(kind)})
+
+
+def _objectives() -> list[str]:
+    from wavbench.upstream.pretraining import objectives
+
+    return objectives()
+
+
+def _unit_source(config: schemas.Pretrain, manifests: list, display: Display):
+    from wavbench.upstream.pretraining import UnitSource
+
+    if config.units and config.units_from:
+        raise UserError("units and units_from are both given", remedy="give one of them")
+
+    def stores() -> dict:
+        from wavbench.benchmark.commands import load_upstream
+        from wavbench.upstream.extract import extract, fingerprint_of, store_path
+
+        upstream = load_upstream(config.units_from, "", 0, "", config.device)
+        if not 0 <= config.units_layer < upstream.num_states:
+            raise UserError(
+                f"units_layer={config.units_layer} is not there",
+                where=config.units_from,
+                remedy=f"0 to {upstream.num_states - 1}",
+            )
+        made, layers = {}, (config.units_layer,)
+        for manifest in manifests:
+            fingerprint = fingerprint_of(upstream, layers, False, "float16")
+            made[manifest.name] = extract(
+                upstream,
+                manifest,
+                store_path(Path(config.stores), manifest, upstream, fingerprint),
+                layers=layers,
+                progress=lambda done, total, name=manifest.name: display.progress(f"states of {name}", done, total),
+            )
+        return made
+
+    return UnitSource(
+        file=Path(config.units) if config.units else None,
+        stores=stores if config.units_from else None,
+        layer=config.units_layer,
+        clusters=config.clusters,
+    )
+
+
+def _probe(config: schemas.Pretrain) -> Callable:
+    """The phones probe on a part of a labelled corpus: frame accuracy of the best layer, the first and the last."""
+    from wavbench.downstream.probe import probe, quick, usable_rows
+    from wavbench.downstream.spec import load_task
+    from wavbench.upstream.catalog import Upstream
+    from wavbench.upstream.extract import extract
+    from wavbench.upstream.manifest import Manifest, read_manifest
+
+    if not config.probe_manifest:
+        raise UserError(
+            "probe_every needs a corpus to probe on", remedy="probe_manifest=FILE with columns phones and phone_ends"
+        )
+    whole, task = read_manifest(config.probe_manifest), load_task("phones")
+    whole.need(task.needs)
+    rows = []
+    for split, share in (("train", 0.6), ("dev", 0.15), ("test", 0.25)):
+        own = np.flatnonzero(whole.table["split"] == split)
+        rows.append(own[:: max(len(own) // max(round(share * config.probe_utterances), 1), 1)])
+    table = whole.table.iloc[np.sort(np.concatenate(rows))].reset_index(drop=True)
+    manifest = Manifest(whole.path, table)
+
+    def score(encoder) -> dict[str, float]:
+        import copy
+
+        with tempfile.TemporaryDirectory() as folder:
+            upstream = Upstream("probe", copy.deepcopy(encoder), config={}, checkpoint="in training")
+            store = extract(upstream, manifest, Path(folder) / "store")
+            results = probe(
+                task, store, usable_rows(manifest, task, store), list(store.layers), budget=quick(task.budget, 0.3)
+            )
+        accuracy = [result.value for result in results]
+        return {
+            "phones_best": max(accuracy),
+            "phones_best_layer": int(np.argmax(accuracy)),
+            **{f"phones_layer_{layer}": value for layer, value in enumerate(accuracy)},
+        }
+
+    return score

@@ -1,0 +1,126 @@
+"""Which crops make up which batch of which epoch: a pure function of the seed and the epoch's number.
+
+A run that is resumed therefore needs to remember nothing but where it was, and the number of loading workers
+changes nothing.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ALIGN = 320  # samples between two frames: crops begin on a frame, so that units made of whole utterances fit
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of equal length.
+
+    Args:
+        epoch: counted from 0.
+        index: of the batch in its epoch.
+        rows: utterances.
+        repeats: how often the epoch has taken each of them before; more than 0 only where a language is repeated.
+        samples: of every crop.
+    """
+
+    epoch: int
+    index: int
+    rows: tuple[int, ...]
+    repeats: tuple[int, ...]
+    samples: int
+
+
+def plan_epoch(
+    lengths: np.ndarray,
+    languages: Sequence[str],
+    *,
+    seed: int,
+    epoch: int,
+    crop_samples: int,
+    batch_samples: int,
+    language_exponent: float = 0.5,
+) -> list[Batch]:
+    """All batches of an epoch, in the order they are taken.
+
+    Utterances are drawn so that a language's share of the audio is proportional to its hours to the power of
+    `language_exponent`; sorted by length, with ties and near ties broken at random; cut into batches; and each batch
+    is cropped to the shortest of its utterances, so that nothing is padded.
+
+    Args:
+        lengths: samples of each utterance.
+        languages: of each utterance.
+        seed: of the whole run.
+        epoch: counted from 0.
+        crop_samples: longest crop.
+        batch_samples: of all crops of a batch together, at most (one crop is always taken).
+        language_exponent: 1 takes what there is, 0 takes all languages alike.
+
+    Source: Conneau et al. 2020, XLSR, section 2.2 (sampling of languages); fairseq's cropping to the shortest.
+    """
+    random = np.random.default_rng([seed, epoch])
+    rows, repeats = _draw(lengths, np.asarray(languages), language_exponent, random)
+    sizes = np.minimum(lengths[rows], crop_samples)
+    order = np.lexsort((random.random(len(rows)), np.log2(np.maximum(sizes, 1)) + random.uniform(0, 0.05, len(rows))))
+    rows, repeats, sizes = rows[order], repeats[order], sizes[order]
+    cuts, first = [], 0
+    while first < len(rows):
+        # The spread of the sort key lets a shorter utterance follow a longer one: the running minimum is the crop.
+        shortest = np.minimum.accumulate(
+            sizes[first : first + batch_samples // max(int(sizes[first]) * 9 // 10, 1) + 1]
+        )
+        fits = int(((np.arange(len(shortest)) + 1) * shortest <= batch_samples).sum())
+        count = max(fits, 1)
+        cuts.append((first, first + count, int(shortest[count - 1])))
+        first += count
+    random.shuffle(cuts)
+    return [
+        Batch(epoch, i, tuple(rows[a:b].tolist()), tuple(repeats[a:b].tolist()), samples)
+        for i, (a, b, samples) in enumerate(cuts)
+    ]
+
+
+def _draw(
+    lengths: np.ndarray, languages: np.ndarray, exponent: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Utterances of an epoch as long as the corpus, and how often each was taken before."""
+    names, codes = np.unique(languages, return_inverse=True)
+    hours = np.bincount(codes, weights=lengths, minlength=len(names))
+    shares = hours**exponent
+    wanted = shares / shares.sum() * hours.sum()
+    rows, repeats = [], []
+    for code in range(len(names)):
+        own = np.flatnonzero(codes == code)
+        total = wanted[code] / hours[code] * len(own)  # utterances; its fraction is rounded at random
+        count = int(total + random.random()) if exponent != 1.0 else len(own)
+        rounds = -(-count // len(own))
+        drawn = np.concatenate([random.permutation(own) for _ in range(rounds)] or [own[:0]])[:count]
+        rows.append(drawn)
+        repeats.append(np.arange(count) // len(own))
+    return np.concatenate(rows), np.concatenate(repeats)
+
+
+def batches(epoch: int, index: int, rank: int, world: int, accumulate: int, plan) -> Iterator[tuple[Batch, ...]]:
+    """For one process, without end: the batches of each step, beginning with batch `index` of `epoch`.
+
+    Every step takes accumulate x world neighbours of the plan; what is left over at the end of an epoch is too
+    little for a step and is dropped.
+
+    Args:
+        plan: from an epoch's number to its batches.
+    """
+    while True:
+        planned = plan(epoch)
+        size = world * accumulate
+        if len(planned) < size:
+            raise ValueError(f"an epoch has {len(planned)} batches, and a step takes {size}")
+        for first in range(index, len(planned) - size + 1, size):
+            yield tuple(planned[first + rank : first + size : world])
+        epoch, index = epoch + 1, 0
+
+
+def generator_of(seed: int, epoch: int, id: str, repeat: int) -> np.random.Generator:
+    """Randomness of one utterance in one epoch: its crop, mask and negatives."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {repeat} {id}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -1,0 +1,137 @@
+"""From a planned batch to tensors: crops of speech and what they are to predict."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wavbench.upstream import batch_plan
+from wavbench.upstream.batch_plan import Batch
+from wavbench.upstream.decoded import SCALE, Speech
+from wavbench.upstream.lengths import Conv, frames_from_samples, samples_from_frames, total_stride
+from wavbench.upstream.objective import Targets
+
+MakeTargets = Callable[[int, np.ndarray | None, np.random.Generator], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops of equal length with their targets.
+
+    Args:
+        ids: of the utterances.
+        starts: first sample of each crop in `Speech.samples`.
+        lengths: samples of each crop.
+        targets: packed over all crops.
+        hidden: frames that are hidden, in all.
+        position: epoch and index of the batch.
+        waveforms: the samples; None while they lie on the device that trains.
+    """
+
+    ids: tuple[str, ...]
+    starts: Int[Tensor, " batch"]
+    lengths: Int[Tensor, " batch"]
+    targets: Targets
+    hidden: int
+    position: tuple[int, int]
+    waveforms: Float[Tensor, "batch samples"] | None
+
+    @property
+    def seconds(self) -> float:
+        return float(self.lengths.sum()) / 16_000
+
+    def to(self, device: torch.device, samples: Tensor | None = None) -> "CropBatch":
+        """The batch on a device, cut out of `samples` where all of the corpus lies there as 16-bit numbers."""
+        if self.waveforms is not None:
+            waveforms = self.waveforms.to(device, non_blocking=True)
+        else:
+            places = self.starts.to(device)[:, None] + torch.arange(int(self.lengths[0]), device=device)
+            waveforms = samples[places].float() / SCALE
+        return replace(
+            self,
+            waveforms=waveforms,
+            lengths=self.lengths.to(device, non_blocking=True),
+            targets=self.targets.to(device),
+        )
+
+
+class Crops(Dataset):
+    """Batches of one split by their plan. What a crop is depends on seed, epoch and utterance alone.
+
+    Args:
+        speech: decoded corpora.
+        rows: utterances of `speech` to train on.
+        conv: (kernel, stride) of the encoder's convolutions: crops begin and end with a frame.
+        targets: makes the targets of one crop from its frames, its units and its own randomness.
+        units: cluster numbers by utterance id, where the objective has them.
+        seed: of the run.
+        with_waveforms: load the samples; False where they lie on the device already.
+    """
+
+    def __init__(
+        self,
+        speech: Speech,
+        rows: np.ndarray,
+        conv: Conv,
+        targets: MakeTargets,
+        units=None,
+        *,
+        seed: int,
+        with_waveforms: bool = True,
+    ) -> None:
+        self.speech, self.rows, self.conv, self.targets, self.units = speech, rows, conv, targets, units
+        self.seed, self.with_waveforms = seed, with_waveforms
+
+    def __getitem__(self, batches: Sequence[Batch]) -> list[CropBatch]:
+        return [self._make(batch) for batch in batches]
+
+    def _make(self, batch: Batch) -> CropBatch:
+        stride = total_stride(self.conv)
+        frames = frames_from_samples(batch.samples, self.conv)
+        size = samples_from_frames(frames, self.conv)
+        ids, starts, made = [], [], []
+        for place, repeat in zip(batch.rows, batch.repeats, strict=True):
+            row = int(self.rows[place])
+            id = self.speech.ids[row]
+            generator = batch_plan.generator_of(self.seed, batch.epoch, id, repeat)
+            first = int(generator.integers(0, (int(self.speech.lengths[row]) - size) // stride + 1))  # a frame
+            units = None if self.units is None else self.units[id][first : first + frames]
+            ids.append(id)
+            starts.append(int(self.speech.offsets[row]) + first * stride)
+            made.append(self.targets(frames, units, generator))
+        waveforms = None
+        if self.with_waveforms:
+            samples = np.stack([self.speech.samples[start : start + size] for start in starts])
+            waveforms = torch.from_numpy(samples.astype(np.float32) / np.float32(SCALE))
+        targets = Targets(**{name: torch.from_numpy(np.concatenate([one[name] for one in made])) for name in made[0]})
+        return CropBatch(
+            tuple(ids), torch.tensor(starts), torch.full((len(ids),), size), targets, int(targets.masked.sum()),
+            (batch.epoch, batch.index), waveforms,
+        )  # fmt: skip
+
+
+def loader(crops: Crops, steps: Iterator[tuple[Batch, ...]], workers: int) -> Iterator[list[CropBatch]]:
+    """The batches of each step, made by `workers` processes ahead of time, in order (0: here and now)."""
+    return iter(
+        DataLoader(
+            crops,
+            batch_size=None,
+            sampler=_Endless(steps),
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+        )
+    )
+
+
+class _Endless(torch.utils.data.Sampler):
+    """Planned steps in the place where DataLoader expects row numbers."""
+
+    def __init__(self, steps: Iterator[tuple[Batch, ...]]) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
+        return self.steps

@@ -1,0 +1,1 @@
+"""Pretraining objectives: one file each, found by its name."""

@@ -1,0 +1,270 @@
+"""Pretraining of an upstream: corpora in, a checkpoint that `load` reads out."""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
+
+from wavbench.upstream import catalog, units
+from wavbench.upstream.batch_plan import Batch, plan_epoch
+from wavbench.upstream.checkpoints import write_checkpoint
+from wavbench.upstream.crops import Crops
+from wavbench.upstream.decoded import Speech, decode
+from wavbench.upstream.errors import UserError, closest
+from wavbench.upstream.flops import peak_flops, training_flops
+from wavbench.upstream.lengths import frames_from_samples, samples_from_frames
+from wavbench.upstream.manifest import Manifest
+from wavbench.upstream.training import Settings, Status, Training
+
+OBJECTIVES = Path(__file__).parent / "pretrain"
+DEV_SHARE = 0.02  # of the train utterances, held out where a corpus has no dev split
+SAMPLE_RATE = 16_000  # Hz
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """How speech is cut into batches.
+
+    Args:
+        batch_seconds: of audio per process and batch, at most.
+        crop_seconds: longest crop.
+        min_seconds: shorter utterances are left out.
+        language_exponent: a language's share is proportional to its hours to this power.
+        dev_seconds: of dev audio that the dev loss is taken on, at most.
+    """
+
+    batch_seconds: float
+    crop_seconds: float
+    min_seconds: float = 1.0
+    language_exponent: float = 0.5
+    dev_seconds: float = 1_200.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitSource:
+    """Where the units come from that an objective predicts.
+
+    Args:
+        file: a unit file made before; the other values are not used then.
+        stores: feature stores by the name of their corpus; none for MFCC.
+        layer: of the stores.
+        clusters: of the k-means.
+    """
+
+    file: Path | None = None
+    stores: Callable[[], dict[str, "units.Store"]] | None = None
+    layer: int = 0
+    clusters: int = 100
+
+
+def objectives() -> list[str]:
+    """The objective files, by name; nothing is imported."""
+    return sorted(path.stem for path in OBJECTIVES.glob("*.py") if not path.stem.startswith("_"))
+
+
+def find_objective(name: str) -> ModuleType:
+    """The module of one objective: `Config`, `build`, `targets` and `NEEDS_UNITS`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in objectives():
+        raise UserError(f"there is no objective {name!r}", remedy=closest(name, objectives()))
+    return importlib.import_module(f"wavbench.upstream.pretrain.{name}")
+
+
+def split_rows(speech: Speech, min_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Utterances to train on and for the dev loss, without those that are too short.
+
+    Where there is no dev split, every fiftieth train utterance is held out.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
+    train, dev = speech.rows("train"), speech.rows("dev")
+    if not len(train):
+        raise UserError(
+            "there is no train split to pretrain on",
+            why=f"the splits are {', '.join(sorted(set(speech.splits))) or 'empty'}",
+            remedy="set the column split to train for the utterances to learn from",
+        )
+    train, dev = (rows[speech.lengths[rows] >= min_samples] for rows in (train, dev))
+    if not len(dev):
+        held = np.arange(len(train)) % round(1 / DEV_SHARE) == 0
+        train, dev = train[~held], train[held]
+    if not len(train):
+        raise UserError(
+            f"no train utterance is at least {min_samples / SAMPLE_RATE:g} s long",
+            why="a crop must hold more than one hidden span",
+            remedy="lower min_seconds, or add longer recordings",
+        )
+    return train, dev
+
+
+def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int, progress=None) -> units.Units:
+    """The units of a source, made now or found in the run's folder."""
+    if source.file is not None:
+        return units.read_units(source.file, speech)
+    path = folder / "units.h5"
+    if path.is_file():
+        return units.read_units(path, speech)
+    stores = source.stores() if source.stores else {}
+    described = ", ".join(f"{name} {store.fingerprint.hash} layer {source.layer}" for name, store in stores.items())
+    return units.write_units(
+        path,
+        speech,
+        functools.partial(units.store_frames, stores, source.layer) if stores else lambda: units.mfcc_frames(speech),
+        source=described or "mfcc",
+        clusters=source.clusters,
+        seed=seed,
+        frame_counts=lambda samples: frames_from_samples(samples, conv),
+        progress=progress,
+    )
+
+
+def planner(speech: Speech, rows: np.ndarray, data: Data, seed: int) -> Callable[[int], list[Batch]]:
+    """From an epoch's number to its batches over some utterances."""
+    lengths, languages = speech.lengths[rows], [speech.languages[row] for row in rows]
+    return lambda epoch: plan_epoch(
+        lengths,
+        languages,
+        seed=seed,
+        epoch=epoch,
+        crop_samples=int(data.crop_seconds * SAMPLE_RATE),
+        batch_samples=int(data.batch_seconds * SAMPLE_RATE),
+        language_exponent=data.language_exponent,
+    )
+
+
+def dev_batches(speech: Speech, rows: np.ndarray, data: Data, seed: int) -> list[Batch]:
+    """The batches of the dev loss: always the same, and no more than asked for."""
+    planned, left = planner(speech, rows, dataclasses.replace(data, language_exponent=1.0), seed)(0), data.dev_seconds
+    kept = []
+    for batch in planned:
+        left -= len(batch.rows) * batch.samples / SAMPLE_RATE
+        if kept and left < 0:
+            break
+        kept.append(batch)
+    return kept
+
+
+def pretrain(
+    manifests: Sequence[Manifest],
+    *,
+    objective: str,
+    objective_config,
+    upstream: str,
+    settings: Settings,
+    data: Data,
+    folder: Path,
+    decoded: Path,
+    fabric,
+    unit_source: UnitSource | None = None,
+    regularisation: dict[str, float] | None = None,
+    workers: int = 0,
+    audio_on_device: bool = False,
+    probe: Callable[[nn.Module], dict[str, float]] | None = None,
+    report: Callable[[Status], None] | None = None,
+    tell: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Train an upstream, or go on where a run in the same folder was stopped.
+
+    Args:
+        manifests: corpora; their train splits are learned from, their dev splits give the dev loss.
+        objective: a file of `upstream/pretrain`.
+        objective_config: its `Config`.
+        upstream: a preset of the family that is trained.
+        settings: of the optimisation.
+        data: of the batches.
+        folder: of the run: state, curves and checkpoints.
+        decoded: folder for decoded audio; may be shared between runs.
+        fabric: of Lightning, launched.
+        unit_source: where the units come from, for objectives that predict them.
+        regularisation: dropouts of the encoder's config, by field.
+        workers: processes that make batches.
+        audio_on_device: keep the whole decoded corpus in the device's memory.
+        probe: from the encoder to scores, taken every `settings.probe_every` steps.
+        report: told where the training is.
+        tell: told what is prepared, how much of it is done, and how much there is.
+
+    Returns:
+        The last checkpoint; the one with the lowest dev loss lies beside it as `best.safetensors`.
+
+    Raises:
+        UserError: unusable data, other settings than the run began with, a loss that is not finite, a full disk.
+    """
+    module_file = find_objective(objective)
+    stem, preset = catalog.find_preset(upstream) or (None, None)
+    if stem is None:
+        raise UserError(f"there is no preset {upstream!r} to train", remedy=closest(upstream, catalog.names()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        encoder = catalog.family(stem).build(dataclasses.replace(preset, **(regularisation or {})))
+    conv = encoder.conv.sizes
+
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def prepare() -> tuple[Speech, units.Units | None]:
+        speech = decode(manifests, decoded, progress=_partial(tell, "decoding"))
+        if not module_file.NEEDS_UNITS:
+            return speech, None
+        source = unit_source or UnitSource()
+        return speech, make_units(source, speech, folder, conv, settings.seed, _partial(tell, "units"))
+
+    if fabric.is_global_zero:
+        prepare()  # the others find what the first has made
+    fabric.barrier()
+    speech, found = prepare()
+
+    shortest = max(int(data.min_seconds * SAMPLE_RATE), samples_from_frames(objective_config.mask_span + 1, conv))
+    train, dev = split_rows(speech, shortest)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed + 1)
+        module = module_file.build(encoder, objective_config, found)
+
+    def export(which: str) -> None:
+        name = {"last": "checkpoint.safetensors", "best": "best.safetensors"}[which]
+        write_checkpoint(folder / name, stem, preset, encoder.state_dict())
+
+    def crops(rows: np.ndarray) -> Crops:
+        targets = functools.partial(module_file.targets, objective_config)
+        return Crops(speech, rows, conv, targets, found, seed=settings.seed, with_waveforms=not audio_on_device)
+
+    hyperparameters = {
+        "objective": objective, "upstream": upstream, "processes": fabric.world_size, "speech": speech.hash,
+        "units": found.fingerprint if found else None, **(regularisation or {}),
+        **dataclasses.asdict(objective_config), **dataclasses.asdict(data),
+        **{name: value for name, value in dataclasses.asdict(settings).items() if not name.endswith("_every")},
+    }  # fmt: skip
+    samples = torch.from_numpy(np.ascontiguousarray(speech.samples)).to(fabric.device) if audio_on_device else None
+    training = Training(
+        fabric,
+        module,
+        crops(train),
+        planner(speech, train, data, settings.seed),
+        crops(dev),
+        dev_batches(speech, dev, data, settings.seed),
+        settings,
+        hyperparameters=hyperparameters,
+        folder=folder,
+        export=export,
+        probe=None if probe is None else lambda: probe(encoder),
+        flops_per_second=training_flops(encoder, data.crop_seconds),
+        peak_flops=fabric.world_size * peak_flops(fabric.device, settings.precision),
+        samples=samples,
+        workers=workers,
+        report=report,
+    )
+    training.run()
+    return folder / "checkpoint.safetensors"
+
+
+def _partial(tell, what: str):
+    return None if tell is None else functools.partial(tell, what)

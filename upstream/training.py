@@ -1,0 +1,344 @@
+"""The training loop: planned batches in, checkpoints and curves out, the same to the last bit after any kill.
+
+It is written on Lightning's Fabric, which brings precision, devices and processes but leaves the loop here: what a
+resumed run must repeat is then in sight (a step's number, an epoch and a place in it), and no loader or callback
+keeps a state of its own.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wavbench.upstream import batch_plan
+from wavbench.upstream.batch_plan import Batch
+from wavbench.upstream.crops import CropBatch, Crops, loader
+from wavbench.upstream.errors import UserError
+from wavbench.upstream.training_log import Log
+from wavbench.upstream.training_state import load_state, refuse_changes, save_state
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a model is optimised. Shares are of all steps.
+
+    Args:
+        steps: updates in all.
+        peak_rate: learning rate after warm-up.
+        warmup: share of the steps in which the rate rises from 0.
+        hold: share of the steps in which it stays at its peak.
+        decay_power: 1 for a linear fall to 0, more for a polynomial.
+        accumulate: batches per process and update.
+        clip_norm: longest gradient.
+        precision: "fp32" or "bf16" (weights stay float32).
+        seed: of batches, crops, masks and noise.
+        log_every: steps between rows of train.csv.
+        dev_every: steps between dev losses.
+        probe_every: steps between probes, 0 for none.
+        save_every: steps between checkpoints.
+    """
+
+    steps: int
+    peak_rate: float
+    warmup: float = 0.08
+    hold: float = 0.0
+    decay_power: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    accumulate: int = 1
+    clip_norm: float = 5.0
+    precision: str = "bf16"
+    seed: int = 0
+    log_every: int = 50
+    dev_every: int = 1_000
+    probe_every: int = 0
+    save_every: int = 500
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        done = (step + 1) / self.steps
+        if done <= self.warmup:
+            return self.peak_rate * done / self.warmup
+        if done <= self.warmup + self.hold:
+            return self.peak_rate
+        left = (self.steps - step) / (self.steps * (1 - self.warmup - self.hold))
+        return self.peak_rate * min(left, 1.0) ** self.decay_power
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a training is, for a progress bar.
+
+    Args:
+        step: updates done.
+        steps: updates in all.
+        hours: of audio seen.
+        values: the last row of train.csv.
+    """
+
+    step: int
+    steps: int
+    hours: float
+    values: dict[str, float]
+
+
+def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused: bool, spawn: bool = False):
+    """Lightning's Fabric for one process or several.
+
+    Args:
+        device: "cpu" or "cuda".
+        devices: processes per node; under torchrun and SLURM as many as those start.
+        nodes: machines.
+        precision: "fp32" or "bf16".
+        unused: whether a step may leave parameters out (LayerDrop does).
+        spawn: start the other processes as copies of a function, not of the command.
+    """
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    strategy = "auto"
+    if devices * nodes > 1:
+        strategy = DDPStrategy(
+            find_unused_parameters=unused, start_method="spawn" if spawn else "popen", timeout=timedelta(hours=12)
+        )
+    return Fabric(
+        accelerator=device, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision], strategy=strategy
+    )
+
+
+class Training:
+    """One run of the loop.
+
+    Args:
+        fabric: launched.
+        module: from (waveforms, lengths, targets, step) to `Losses`; on the CPU.
+        train: batches to learn from.
+        plan: from an epoch's number to its batches.
+        dev: batches for the dev loss.
+        dev_plan: all of them.
+        settings: of the optimisation.
+        hyperparameters: everything that decides the result; a resumed run must have the same.
+        folder: of the run.
+        export: called with "last" or "best" when the weights of the encoder are to be written.
+        probe: from nothing to scores of the encoder as it is.
+        flops_per_second: floating-point operations of a training step per second of audio.
+        peak_flops: operations per second that all devices could do.
+        samples: the whole corpus as 16-bit numbers on the device, where it fits.
+        workers: processes that make batches.
+        report: told the status at every logged step.
+    """
+
+    def __init__(
+        self,
+        fabric,
+        module: nn.Module,
+        train: Crops,
+        plan: Callable[[int], list[Batch]],
+        dev: Crops,
+        dev_plan: list[Batch],
+        settings: Settings,
+        *,
+        hyperparameters: dict,
+        folder: Path,
+        export: Callable[[str], None],
+        probe: Callable[[], dict[str, float]] | None = None,
+        flops_per_second: float = 0.0,
+        peak_flops: float = 0.0,
+        samples: Tensor | None = None,
+        workers: int = 0,
+        report: Callable[[Status], None] | None = None,
+    ) -> None:
+        self.fabric, self.train_crops, self.plan, self.settings = fabric, train, plan, settings
+        self.dev_crops, self.dev_plan, self.folder, self.export, self.probe = dev, dev_plan, folder, export, probe
+        self.hyperparameters, self.samples, self.workers, self.report = hyperparameters, samples, workers, report
+        self.flops_per_second, self.peak_flops = flops_per_second, peak_flops
+        self.step, self.epoch, self.index, self.hours, self.best = 0, 0, 0, 0.0, math.inf
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=settings.peak_rate, betas=(settings.beta1, settings.beta2), eps=settings.epsilon,
+            weight_decay=settings.weight_decay, fused=True,
+        )  # fmt: skip
+        self.module, self.optimizer = fabric.setup(module, optimizer)
+        self._resume()
+        self.log = Log(folder, self.step) if fabric.is_global_zero else None
+        self._fresh()
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            UserError: a loss or gradient is not finite, or a checkpoint cannot be written.
+        """
+        settings, world = self.settings, self.fabric.world_size
+        steps = batch_plan.batches(
+            self.epoch, self.index, self.fabric.global_rank, world, settings.accumulate, self.plan
+        )
+        pieces = loader(self.train_crops, steps, self.workers)
+        while self.step < settings.steps:
+            self._update(next(pieces))
+            last = self.step == settings.steps
+            if last or self.step % settings.log_every == 0:
+                self._write_row()
+            if last or self.step % settings.dev_every == 0:
+                self._evaluate()
+            if self.probe and (last or (settings.probe_every and self.step % settings.probe_every == 0)):
+                self._probe()
+            if last or self.step % settings.save_every == 0:
+                self._save()
+        if self.log:
+            self.log.close()
+
+    def _update(self, pieces: list[CropBatch]) -> None:
+        """One update: the mean over all hidden frames of all batches of all processes."""
+        settings, fabric = self.settings, self.fabric
+        hidden, seconds = sum(piece.hidden for piece in pieces), sum(piece.seconds for piece in pieces)
+        if fabric.world_size > 1:
+            hidden, seconds = fabric.all_reduce(torch.tensor([hidden, seconds]).double(), reduce_op="sum").tolist()
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate(self.step)
+        self.module.train()
+        losses = []
+        for micro, piece in enumerate(pieces):
+            torch.manual_seed(_seed(settings.seed, self.step, fabric.global_rank, micro))
+            piece = piece.to(fabric.device, self.samples)
+            with fabric.no_backward_sync(self.module, enabled=micro + 1 < len(pieces) and fabric.world_size > 1):
+                result = self.module(piece.waveforms, piece.lengths, piece.targets, self.step)
+                # DDP takes the mean over processes, so what each of them adds is multiplied by their number.
+                fabric.backward(result.total * (fabric.world_size / max(hidden, 1)))
+            losses.append(result.total.detach())
+            self._add(dict(result.terms) | {"loss": losses[-1]})
+            self.frames += len(piece.targets.masked)
+        norm = fabric.clip_gradients(self.module, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+        self.recent.append((self.step, [piece.ids for piece in pieces], torch.stack([*losses, norm.detach()])))
+        if fabric.device.type == "cpu":  # elsewhere this would wait for the device at every step
+            self._check_finite()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.norms.append(norm.detach())
+        self.hidden += hidden / fabric.world_size
+        self.epoch, self.index = pieces[0].position
+        self.index += fabric.world_size * settings.accumulate - fabric.global_rank
+        self.step += 1
+        self.hours += seconds / 3_600
+        self.seconds += seconds
+
+    def _check_finite(self) -> None:
+        """Raise if anything since the last look was not finite; no checkpoint is written after that."""
+        for step, ids, values in self.recent:
+            if not bool(values.isfinite().all()):
+                bad = [id for batch, value in zip(ids, values, strict=False) for id in batch if not value.isfinite()]
+                named = bad or [id for batch in ids for id in batch]
+                raise UserError(
+                    f"the {'loss' if bad else 'gradient'} is not finite at step {step}",
+                    where=f"the batch of {', '.join(named[:20])}{f' and {len(named) - 20} more' * (len(named) > 20)}",
+                    why="the learning rate is too high, or this audio is broken" if bad
+                    else "the learning rate is too high, or another process met broken audio",
+                    remedy=f"the checkpoint before it is kept in {self.folder}: look at this audio, or train again in "
+                    "another out= folder with a lower peak_rate, or precision=fp32",
+                )  # fmt: skip
+        self.recent.clear()
+
+    def _add(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+
+    def _fresh(self) -> None:
+        """Begin to count anew, after a row was written."""
+        self.sums, self.norms, self.recent = {}, [], []
+        self.hidden, self.frames, self.seconds, self.began = 0.0, 0, 0.0, time.perf_counter()
+
+    def _write_row(self) -> None:
+        self._check_finite()
+        sums = {name: float(value) for name, value in self.sums.items()}  # waits for the device
+        if self.fabric.world_size > 1:
+            table = torch.tensor([*sums.values(), self.frames], dtype=torch.float64)
+            *totals, self.frames = (self.fabric.all_reduce(table, reduce_op="mean")).tolist()
+            sums = dict(zip(sums, totals, strict=True))
+        took = time.perf_counter() - self.began
+        rate = self.seconds / took
+        values = {
+            "epoch": self.epoch,
+            "audio_hours": self.hours,
+            "learning_rate": self.settings.rate(self.step - 1),
+            **{name: value / max(self.hidden, 1) for name, value in sums.items()},
+            "masked_share": self.hidden / max(self.frames, 1),
+            "gradient_norm": float(torch.stack(self.norms).mean()),
+            "audio_seconds_per_second": rate,
+            "flop_utilisation": rate * self.flops_per_second / self.peak_flops if self.peak_flops else 0.0,
+        }
+        if self.log:
+            self.log.write("train", self.step, values)
+        if self.report:
+            self.report(Status(self.step, self.settings.steps, self.hours, values))
+        self._fresh()
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        """The dev loss; the encoder is exported when it is the lowest so far."""
+        paused, fabric = time.perf_counter(), self.fabric
+        mine = self.dev_plan[fabric.global_rank :: fabric.world_size]
+        self.module.eval()
+        sums: dict[str, float] = {"hidden": 0.0}
+        for (piece,) in loader(self.dev_crops, iter([(batch,) for batch in mine]), 0):
+            piece = piece.to(fabric.device, self.samples)
+            result = self.module(piece.waveforms, piece.lengths, piece.targets, self.step)
+            for name, value in {**result.terms, "loss": result.total, "hidden": torch.tensor(piece.hidden)}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        if fabric.world_size > 1:
+            table = fabric.all_reduce(torch.tensor(list(sums.values()), dtype=torch.float64), reduce_op="sum")
+            sums = dict(zip(sums, table.tolist(), strict=True))
+        hidden = max(sums.pop("hidden"), 1.0)
+        values = {name: value / hidden for name, value in sums.items()}
+        if self.log:
+            self.log.write("dev", self.step, {"audio_hours": self.hours, **values})
+        if values.get("loss", math.inf) < self.best:
+            self.best = values["loss"]
+            if fabric.is_global_zero:
+                self.export("best")
+        self.began += time.perf_counter() - paused
+
+    def _probe(self) -> None:
+        paused, threads = time.perf_counter(), torch.get_num_threads()
+        if self.log:
+            self.log.write("probe", self.step, {"audio_hours": self.hours, **self.probe()})
+        torch.set_num_threads(threads)
+        self.fabric.barrier()
+        self.began += time.perf_counter() - paused
+
+    def _save(self) -> None:
+        self._check_finite()
+        if self.fabric.is_global_zero:
+            state = {
+                "hyperparameters": json.dumps(self.hyperparameters),
+                "module": self.module.module.state_dict() if self.fabric.world_size > 1 else self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step, "epoch": self.epoch, "index": self.index, "hours": self.hours, "best": self.best,
+            }  # fmt: skip
+            save_state(self.folder, state)
+            self.export("last")
+        self.fabric.barrier()
+
+    def _resume(self) -> None:
+        state = load_state(self.folder)
+        if state is None:
+            return
+        refuse_changes(self.folder, state["hyperparameters"], self.hyperparameters)
+        module = self.module.module if self.fabric.world_size > 1 else self.module
+        module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
+        self.hours, self.best = state["hours"], state["best"]
+
+
+def _seed(*parts: int) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1

@@ -1,0 +1,55 @@
+"""What a training tells while it runs: CSV files and TensorBoard."""
+
+import csv
+import os
+from pathlib import Path
+
+from wavbench.upstream.claims import temporary_in
+
+
+class Log:
+    """One CSV file per kind of row (`train.csv`, `dev.csv`, `probe.csv`), and the same numbers for TensorBoard.
+
+    A resumed run first drops the rows that lie behind its checkpoint, so that no step stands there twice.
+
+    Args:
+        folder: of the run.
+        step: steps that are done; rows beyond it are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.folder = folder
+        for path in folder.glob("*.csv"):
+            _drop_rows(path, step)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        path = self.folder / f"{kind}.csv"
+        row = {"step": step, **values}
+        new = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+            )
+        for name, value in values.items():
+            self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def _drop_rows(path: Path, step: int) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= step]
+    temporary = temporary_in(path.parent, ".csv")
+    temporary.write_text("".join(lines[:1] + kept) if kept else "")
+    if kept:
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
+        path.unlink()

@@ -1,0 +1,87 @@
+"""The state of a training on disk: written whole or not at all, read without running anything that is in it."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+from wavbench.upstream.claims import remove_orphans, temporary_in
+from wavbench.upstream.errors import UserError
+from wavbench.upstream.shards import fsync_folder
+
+FORMAT = "wavbench-training-1"
+LAST = "last.pt"
+
+
+def save_state(folder: Path, state: dict) -> None:
+    """Replace `last.pt`: after a kill, or on a full disk, the one before it is still there.
+
+    Args:
+        state: tensors, numbers, text, and dicts and lists of them.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    remove_orphans(folder)
+    temporary = temporary_in(folder, ".pt")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / LAST)
+        fsync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        raise UserError(
+            "the training state cannot be saved",
+            where=folder,
+            why=str(error).splitlines()[0],
+            remedy="free some space and give the same command again: it goes on from the checkpoint before",
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(folder: Path) -> dict | None:
+    """What `save_state` wrote, or None where there is nothing.
+
+    Raises:
+        UserError: the file is damaged or another program's.
+    """
+    path = folder / LAST
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise ValueError(f"it does not say that it is {FORMAT}")
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            "the training state cannot be read",
+            where=path,
+            why=str(error).splitlines()[0][:200],
+            remedy="give another out= folder, or remove the file to begin anew",
+        ) from None
+    return state
+
+
+def refuse_changes(folder: Path, found: str, wanted: dict) -> None:
+    """Raise a UserError that names every hyperparameter in which a resumed run differs from its beginning.
+
+    Args:
+        found: the ones it began with, as JSON.
+        wanted: the ones it is now given.
+    """
+    began = json.loads(found)
+    wanted = json.loads(json.dumps(wanted))
+    changed = sorted(name for name in {*began, *wanted} if began.get(name) != wanted.get(name))
+    if changed:
+        lines = [f"{name}: began with {began.get(name)}, now {wanted.get(name)}" for name in changed]
+        raise UserError(
+            "this folder holds a training with other settings",
+            where=folder,
+            why="\n    ".join(["", *lines]),
+            remedy="give the settings it began with to resume it, or another out= folder",
+        )

@@ -63,7 +63,7 @@ class WindowedConvs(torch.autograd.Function):
                 x, y = saved[2 * (i * layers + layer) :][:2]
                 g = torch.ops.aten.gelu_backward(g, y)
                 if layer == 0:
-                    grads[0][utterance] += g.T @ x
+                    grads[0][utterance] += (x.T @ g).T  # in float32 a fifth of the time of g.T @ x
                     break
                 grads[2 * layer - 1] += g.T @ windows(x, *ctx.sizes[layer])
                 if grads[2 * layer] is not None:
@@ -91,8 +91,8 @@ def unwind(
     parts = rows.split(width, dim=1)  # of one stride each, the last perhaps less
     if len(parts) == 1 and kernel == stride:
         return rows.view(steps, -1)
-    x = rows.new_zeros(count + len(parts) - 1, width)
-    for i, part in enumerate(parts):
+    x = F.pad(parts[0], (0, width - parts[0].shape[1], 0, len(parts) - 1))
+    for i, part in enumerate(parts[1:], start=1):
         x[i : i + count, : part.shape[1]] += part
     return x.view(-1, width // stride)[:steps]
 

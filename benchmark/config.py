@@ -103,6 +103,7 @@ class Pretrain:
     manifest: str = "???"  # one or several, with commas between
     preset: str = "tiny"  # a recipe of configs/pretrain, or a .yaml file
     out: str = ""  # folder of the run; pretrained/OBJECTIVE_PRESET where empty
+    init: str = ""  # preset, folder or file of a trained encoder of the same shape to begin with
     decoded: str = ""  # folder for decoded audio, which runs may share; beside the run where empty
     units: str = ""  # hubert: a unit file; made from units_from, or from MFCC, where empty
     units_from: str = ""  # hubert: a folder or checkpoint whose states are clustered

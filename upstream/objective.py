@@ -15,14 +15,17 @@ class Targets(NamedTuple):
         units: cluster of each frame, where the objective predicts units.
         negatives: for every hidden frame, which hidden frames of its crop it is told apart from (counted within the
             crop), where the objective contrasts.
+        counts: hidden frames of each crop, where the objective contrasts; always on the CPU, as they are sizes.
     """
 
     masked: Bool[Tensor, " total_frames"]
     units: Int[Tensor, " total_frames"] | None = None
     negatives: Int[Tensor, "hidden_frames negatives"] | None = None
+    counts: Int[Tensor, " crops"] | None = None
 
     def to(self, device: torch.device) -> "Targets":
-        return Targets(*(None if value is None else value.to(device, non_blocking=True) for value in self))
+        moved = (None if value is None else value.to(device, non_blocking=True) for value in self[:-1])
+        return Targets(*moved, counts=self.counts)
 
 
 class Losses(NamedTuple):

@@ -167,6 +167,7 @@ def pretrain(
     decoded: Path,
     fabric,
     unit_source: UnitSource | None = None,
+    init: catalog.Upstream | None = None,
     regularisation: dict[str, float] | None = None,
     workers: int = 0,
     audio_on_device: bool = False,
@@ -187,6 +188,7 @@ def pretrain(
         decoded: folder for decoded audio; may be shared between runs.
         fabric: of Lightning, launched.
         unit_source: where the units come from, for objectives that predict them.
+        init: a trained encoder of the same shape to begin with, in place of random weights.
         regularisation: dropouts of the encoder's config, by field.
         workers: processes that make batches.
         audio_on_device: keep the whole decoded corpus in the device's memory.
@@ -208,6 +210,8 @@ def pretrain(
         torch.manual_seed(settings.seed)
         encoder = catalog.family(stem).build(dataclasses.replace(preset, **(regularisation or {})))
     conv = encoder.conv.sizes
+    if init is not None:
+        _begin_with(encoder, init)
 
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -239,7 +243,8 @@ def pretrain(
 
     hyperparameters = {
         "objective": objective, "upstream": upstream, "processes": fabric.world_size, "speech": speech.hash,
-        "units": found.fingerprint if found else None, **(regularisation or {}),
+        "units": found.fingerprint if found else None, "init": init.weights_hash if init else None,
+        **(regularisation or {}),
         **dataclasses.asdict(objective_config), **dataclasses.asdict(data),
         **{name: value for name, value in dataclasses.asdict(settings).items() if not name.endswith("_every")},
     }  # fmt: skip
@@ -264,6 +269,18 @@ def pretrain(
     )
     training.run()
     return folder / "checkpoint.safetensors"
+
+
+def _begin_with(encoder: nn.Module, init: catalog.Upstream) -> None:
+    try:
+        encoder.load_state_dict(init.model.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            "the training cannot begin with these weights",
+            where=init.name,
+            why=str(error).splitlines()[-1].strip(),
+            remedy="give a checkpoint of the same preset",
+        ) from None
 
 
 def _partial(tell, what: str):

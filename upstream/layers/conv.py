@@ -64,6 +64,8 @@ class ConvEncoder(nn.Module):
         """Packed frames of all utterances, and how many each of them has (none, if it is too short)."""
         sizes = lengths.tolist()
         frames = [frames_from_samples(size, self.sizes) for size in sizes]
+        if waveforms.is_cuda and torch.is_grad_enabled() and frames[0] and set(sizes) == {waveforms.shape[1]}:
+            return self._together(waveforms), frames
         first = [self._first_layer(waveforms[i, :size]) if frames[i] else None for i, size in enumerate(sizes)]
         plain = waveforms.device.type == "cpu" and not waveforms.requires_grad
         if torch.is_grad_enabled() and self.norm == "group" and plain and any(frames):
@@ -89,6 +91,18 @@ class ConvEncoder(nn.Module):
         scale = self.norms[0].weight * torch.rsqrt(variance + self.norms[0].eps)
         shift = self.norms[0].bias - scale * (weight @ mean)  # the bias of the convolution cancels out
         return (weight * scale[:, None])[:, None].to(waveform.dtype), shift.to(waveform.dtype)
+
+    def _together(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "total_frames channels"]:
+        """Frames of utterances of equal length, for training on a GPU: few large kernels, nothing is padded."""
+        x = waveforms[:, None]  # (batch, channels, steps)
+        for layer, conv in enumerate(self.convs):
+            x = conv(x)
+            if layer == 0 and self.norm == "group":
+                norm = self.norms[0]
+                x = F.gelu(F.group_norm(x, x.shape[1], norm.weight, norm.bias, norm.eps))
+            else:
+                x = self._activate(layer, x)
+        return x.transpose(1, 2).flatten(0, 1)
 
     def _samples(self, waveforms: Float[Tensor, "batch samples"], piece: Piece) -> Float[Tensor, " samples_of_piece"]:
         utterance, start, count = piece

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.upstream.layers.masking import FrameMask, span_mask
+from wavbench.upstream.layers.packing import pad_packed
 from wavbench.upstream.layers.quantizer import GumbelQuantizer, Quantized
 from wavbench.upstream.objective import Losses, Targets, scale_gradient
 
@@ -84,7 +85,7 @@ class Wav2Vec2Pretraining(nn.Module):
         quantized = self.quantizer(self.quantizer_dropout(latents.index_select(0, hidden)), temperature, noise)
         x = self.mask(self.encoder.project(latents), targets.masked)
         states = self.encoder.transformer(x, frames)[-1].index_select(0, hidden)
-        logits = self.logits(states, quantized, targets, frames)  # (hidden, 1 + negatives), the true one first
+        logits = self.logits(states, quantized, targets)  # (hidden, 1 + negatives), the true one first
         contrastive = F.cross_entropy(logits, torch.zeros_like(hidden), reduction="sum")
         count, codes = len(hidden), config.groups * config.entries
         diversity = (codes - quantized.perplexity) / codes
@@ -102,7 +103,7 @@ class Wav2Vec2Pretraining(nn.Module):
         )
 
     def logits(
-        self, states: Float[Tensor, "hidden_frames dim"], quantized: Quantized, targets: Targets, frames: list[int]
+        self, states: Float[Tensor, "hidden_frames dim"], quantized: Quantized, targets: Targets
     ) -> Float[Tensor, "hidden_frames candidates"]:
         """Cosine similarities over the temperature of each state and its candidates (equation 3).
 
@@ -110,22 +111,22 @@ class Wav2Vec2Pretraining(nn.Module):
         picked: far fewer numbers than a copy of each candidate. A negative with the codes of the true one is out of
         the race, as it could not be told apart.
         """
-        counts = torch.stack([part.sum() for part in targets.masked.split(frames)]).tolist()
+        counts = targets.counts.tolist()
         states = F.normalize(self.state_projection(states).float(), dim=-1)
         codes = F.normalize(self.code_projection(quantized.vectors).float(), dim=-1)
-        picked = []
-        for own, other, negatives, chosen in zip(
-            states.split(counts),
-            codes.split(counts),
-            targets.negatives.split(counts),
-            quantized.codes.split(counts),
-            strict=True,
-        ):
-            similarity = own @ other.T / self.config.temperature  # (hidden, hidden) of one crop
-            same = (chosen[:, None] == chosen[None]).all(dim=-1).gather(1, negatives)
-            wrong = similarity.gather(1, negatives).masked_fill(same, -torch.inf)
-            picked.append(torch.cat([similarity.diagonal()[:, None], wrong], dim=1))
-        return torch.cat(picked)
+        # One row per crop, as wide as the crop that hides most: (crops, widest, dim).
+        own, other = (pad_packed(x, counts) for x in (states, codes))
+        similarity = own @ other.transpose(1, 2) / self.config.temperature  # (crops, widest, widest)
+        widest = similarity.shape[1]
+        crop = torch.repeat_interleave(torch.arange(len(counts)), targets.counts).to(states.device)
+        first = (targets.counts.cumsum(0) - targets.counts).to(states.device)[crop]
+        place = torch.arange(len(states), device=states.device) - first  # within the crop
+        rows = similarity.flatten(0, 1).index_select(0, crop * widest + place)  # (hidden, widest)
+        negatives = targets.negatives.long()
+        chosen = quantized.codes
+        same = (chosen[negatives + first[:, None]] == chosen[:, None]).all(dim=-1)
+        wrong = rows.gather(1, negatives).masked_fill(same, -torch.inf)
+        return torch.cat([rows.gather(1, place[:, None]), wrong], dim=1)
 
 
 def targets(config: Config, frames: int, units: None, generator: np.random.Generator) -> dict[str, np.ndarray]:
@@ -139,9 +140,11 @@ def targets(config: Config, frames: int, units: None, generator: np.random.Gener
     masked = span_mask(frames, config.mask_start_share, config.mask_span, generator, min_spans=2)
     count = int(masked.sum())
     if count < 2:
-        return {"masked": np.zeros_like(masked), "negatives": np.zeros((0, config.num_negatives), np.int64)}
-    negatives = generator.integers(0, count - 1, (count, config.num_negatives))
-    return {"masked": masked, "negatives": negatives + (negatives >= np.arange(count)[:, None])}
+        masked, count = np.zeros_like(masked), 0
+    # Of the others: numbers from its own on are moved up by one.
+    negatives = generator.integers(0, max(count - 1, 1), (count, config.num_negatives), dtype=np.int32)
+    negatives += negatives >= np.arange(count)[:, None]
+    return {"masked": masked, "negatives": negatives, "counts": np.array([count])}
 
 
 def build(encoder: nn.Module, config: Config, units: None) -> Wav2Vec2Pretraining:

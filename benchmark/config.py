@@ -112,6 +112,7 @@ class Pretrain:
     dropout: float = 0.0  # of attention's and feed-forward's outputs
     attention_dropout: float = 0.0
     inner_dropout: float = 0.0  # between the linear layers of feed-forward
+    projection_dropout: float = 0.0  # of the frames that the transformer begins with
     layerdrop: float = 0.0  # share of blocks skipped
     probe_manifest: str = ""  # corpus with phones and phone_ends for the phones probe
     probe_utterances: int = 300  # of it that are used

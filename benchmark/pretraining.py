@@ -12,7 +12,7 @@ from wavbench.benchmark import config as schemas
 from wavbench.benchmark.display import Display
 from wavbench.upstream.errors import UserError
 
-DROPOUTS = ("dropout", "attention_dropout", "inner_dropout", "layerdrop")
+DROPOUTS = ("dropout", "attention_dropout", "inner_dropout", "projection_dropout", "layerdrop")
 
 
 def compose(arguments: list[str]) -> schemas.Pretrain:
@@ -24,6 +24,13 @@ def compose(arguments: list[str]) -> schemas.Pretrain:
     words = dict(word.split("=", 1) for word in arguments if "=" in word)
     name = words.get("objective", "")
     recipe = schemas.read_yaml(words.get("preset", schemas.Pretrain.preset), "pretrain")
+    sections = [key for key in recipe if key in _objectives() and not hasattr(recipe[key], "keys")]
+    if sections:
+        raise UserError(
+            f"the section {sections[0]} of the recipe is no mapping of keys to values",
+            where=words.get("preset", schemas.Pretrain.preset),
+            remedy="write its keys below it, indented, or leave it out",
+        )
     own = {key: value for key, value in recipe.items() if key not in _objectives()}
     return schemas.compose(schema(name), arguments, recipe={**own, **recipe.get(name, {})} if name else None)
 
@@ -101,6 +108,7 @@ def pretrain(config: schemas.Pretrain) -> int:
             probe=probe,
             report=report,
             tell=None if quiet else display.progress,
+            say=None if quiet else display.say,
         )
     if not quiet:
         print(f"checkpoint: {path}")

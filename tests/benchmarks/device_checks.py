@@ -1,0 +1,89 @@
+"""Whether a device computes what the CPU does: states, losses and gradients of both objectives.
+
+    python tests/benchmarks/device_checks.py [--device cuda] [--out FILE.json]
+
+Exits with 1 where a difference is larger than its tolerance.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wavbench.upstream import catalog
+from wavbench.upstream.objective import Targets
+from wavbench.upstream.pretrain import hubert, wav2vec2
+
+TOLERANCES = {"states": 1e-5, "loss": 1e-5, "gradients": 1e-3, "bf16 loss": 2e-2}
+CROPS, FRAMES = 6, 149
+SAMPLES = (FRAMES - 1) * 320 + 400
+
+
+class FakeUnits:
+    centroids = np.zeros((100, 1))
+
+
+def module_of(name: str, device: str):
+    """An objective over `tiny` on the CPU, and the same on the device."""
+    encoder = catalog.build_random(name, catalog.find_preset(f"{name}_tiny")[1], 0)
+    torch.manual_seed(0)
+    file = {"hubert": hubert, "wav2vec2": wav2vec2}[name]
+    config = file.Config(**({"quantizer_dropout": 0.0} if name == "wav2vec2" else {}))
+    module = file.build(encoder, config, FakeUnits())
+    units = np.random.default_rng(0).integers(0, 100, (CROPS, FRAMES))
+    made = [file.targets(config, FRAMES, units[i], np.random.default_rng(i)) for i in range(CROPS)]
+    targets = Targets(**{key: torch.from_numpy(np.concatenate([one[key] for one in made])) for key in made[0]})
+    return module, copy.deepcopy(module).to(device), targets, config
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    random = torch.Generator().manual_seed(0)
+    waveforms, lengths = 0.1 * torch.randn(CROPS, SAMPLES, generator=random), torch.full((CROPS,), SAMPLES)
+    device, found = torch.device(options.device), {}
+    for name in ("hubert", "wav2vec2"):
+        module, other, targets, config = module_of(name, options.device)
+        with torch.no_grad():
+            states = module.encoder.eval()(waveforms, lengths).states
+            theirs = other.encoder.eval()(waveforms.to(device), lengths.to(device)).states
+        found[f"{name} states"] = difference(theirs, states)
+        inputs, moved = (
+            (waveforms, lengths, targets, 0),
+            (waveforms.to(device), lengths.to(device), targets.to(device), 0),
+        )
+        if name == "wav2vec2":
+            shape = (int(targets.masked.sum()), config.groups, config.entries)
+            noise = -torch.empty(shape).exponential_(generator=random).log()
+            inputs, moved = (*inputs, noise), (*moved, noise.to(device))
+        loss, same = module.train()(*inputs).total, other.train()(*moved).total
+        loss.backward()
+        same.backward()
+        found[f"{name} loss"] = difference(same, loss)
+        gradients = [[p.grad.flatten().cpu() for p in m.parameters() if p.grad is not None] for m in (other, module)]
+        found[f"{name} gradients"] = difference(*(torch.cat(parts) for parts in gradients))
+        with torch.autocast(device.type, torch.bfloat16):
+            found[f"{name} bf16 loss"] = difference(other(*moved).total, loss)
+    wrong = {key: value for key, value in found.items() if not value <= TOLERANCES[key.split(" ", 1)[1]]}
+    result = {"device": options.device, "differences": found, "too large": wrong, "tolerances": TOLERANCES}
+    print(json.dumps(result, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ALIGN = 320  # samples between two frames: crops begin on a frame, so that units made of whole utterances fit
+from wavbench.upstream.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def plan_epoch(
         shortest = np.minimum.accumulate(
             sizes[first : first + batch_samples // max(int(sizes[first]) * 9 // 10, 1) + 1]
         )
-        fits = int(((np.arange(len(shortest)) + 1) * shortest <= batch_samples).sum())
-        count = max(fits, 1)
+        fits = np.flatnonzero((np.arange(len(shortest)) + 1) * shortest <= batch_samples)
+        count = int(fits[-1]) + 1 if len(fits) else 1  # one more utterance may bring the crop down, so that more fit
         cuts.append((first, first + count, int(shortest[count - 1])))
         first += count
     random.shuffle(cuts)
@@ -109,12 +109,19 @@ def batches(epoch: int, index: int, rank: int, world: int, accumulate: int, plan
 
     Args:
         plan: from an epoch's number to its batches.
+
+    Raises:
+        UserError: an epoch is shorter than a step.
     """
     while True:
         planned = plan(epoch)
         size = world * accumulate
         if len(planned) < size:
-            raise ValueError(f"an epoch has {len(planned)} batches, and a step takes {size}")
+            raise UserError(
+                f"there is too little speech for a step: {len(planned)} batches in an epoch, and a step takes {size}",
+                why=f"accumulate={accumulate}, and {world} process{'es' * (world > 1)}",
+                remedy="smaller batch_seconds or accumulate, fewer processes, or a larger corpus",
+            )
         for first in range(index, len(planned) - size + 1, size):
             yield tuple(planned[first + rank : first + size : world])
         epoch, index = epoch + 1, 0

@@ -40,3 +40,10 @@ def closest(name: str, known: list[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}? (all: {', '.join(known)})"
     return f"one of: {', '.join(known)}"
+
+
+def refuse_below(values: object, least: dict[str, float]) -> None:
+    """Raise unless each of these fields of `values` is at least so large (a NaN is not)."""
+    for name, limit in least.items():
+        if not (value := getattr(values, name)) >= limit:
+            raise UserError(f"{name}={value:g} is not possible", remedy=f"at least {limit:g}")

@@ -48,8 +48,8 @@ class Config:
 class Wav2Vec2(nn.Module):
     """The encoder, on packed frames throughout.
 
-    Pretraining uses the three steps of `forward` apart: `convolve`, `project` (after which frames are masked)
-    and `transformer`.
+    Pretraining uses the steps of `forward` apart: `raw_latents`, `projection_norm`, `project` (after which frames are
+    masked) and `transformer`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -99,10 +99,16 @@ class Wav2Vec2(nn.Module):
         self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "total_frames channels"], Sequence[int]]:
         """Packed latents after their norm (what is quantized in pretraining), and the frames of each utterance."""
+        latents, frames = self.raw_latents(waveforms, lengths)
+        return self.projection_norm(latents), frames
+
+    def raw_latents(
+        self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "total_frames channels"], Sequence[int]]:
+        """Packed latents before their norm (what is kept small in pretraining), and the frames of each utterance."""
         if self.config.normalise:
             waveforms = normalise_waveforms(waveforms, lengths)
-        latents, frames = self.conv(waveforms, lengths)
-        return self.projection_norm(latents), frames
+        return self.conv(waveforms, lengths)
 
     def project(self, latents: Float[Tensor, "total_frames channels"]) -> Float[Tensor, "total_frames dim"]:
         return self.projection_dropout(linear(self.projection, latents))

@@ -33,7 +33,7 @@ class Hubert(nn.Module):
     """An encoder with what it needs to predict units.
 
     Args:
-        encoder: with `conv`, `projection_norm`, `project` and `transformer`, such as wav2vec 2.0's.
+        encoder: with `raw_latents`, `projection_norm`, `project` and `transformer`, such as wav2vec 2.0's.
         config: of the objective.
         num_units: clusters of the k-means.
 
@@ -63,7 +63,7 @@ class Hubert(nn.Module):
             step: updates done so far; nothing here depends on it.
         """
         config = self.config
-        features, frames = self.encoder.conv(waveforms, lengths)
+        features, frames = self.encoder.raw_latents(waveforms, lengths)
         features = scale_gradient(features, config.feature_gradient)
         penalty = features.float().square().mean()
         x = self.encoder.project(self.encoder.projection_norm(features))

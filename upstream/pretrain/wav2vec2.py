@@ -42,7 +42,7 @@ class Wav2Vec2Pretraining(nn.Module):
     """An encoder with the quantizer and the projections that compare its states with codes.
 
     Args:
-        encoder: with `conv`, `projection_norm`, `project` and `transformer`, such as wav2vec 2.0's.
+        encoder: with `raw_latents`, `projection_norm`, `project` and `transformer`, such as wav2vec 2.0's.
         config: of the objective.
 
     Source: Baevski et al. 2020, sections 2 and 3.
@@ -76,7 +76,7 @@ class Wav2Vec2Pretraining(nn.Module):
             noise: Gumbel noise in place of fresh one.
         """
         config = self.config
-        features, frames = self.encoder.conv(waveforms, lengths)
+        features, frames = self.encoder.raw_latents(waveforms, lengths)
         features = scale_gradient(features, config.feature_gradient)
         penalty = features.float().square().mean()
         latents = self.encoder.projection_norm(features)

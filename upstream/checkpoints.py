@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wavbench.upstream import catalog
+from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
 
 FORMAT = "wavbench-1"
@@ -35,7 +36,7 @@ def write_checkpoint(path: Path | str, family: str, config, state: Mapping[str, 
     description = {name: value for name, value in catalog.describe(family, config).items() if name != "family"}
     metadata = {"format": FORMAT, "family": family, "config": json.dumps(description)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_in(path.parent)
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary, metadata)
         for place in (temporary, path.parent):

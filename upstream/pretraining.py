@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from wavbench.upstream.batch_plan import Batch, plan_epoch
 from wavbench.upstream.checkpoints import write_checkpoint
 from wavbench.upstream.crops import Crops
 from wavbench.upstream.decoded import Speech, decode
-from wavbench.upstream.errors import UserError, closest
+from wavbench.upstream.errors import UserError, closest, refuse_below
 from wavbench.upstream.flops import peak_flops, training_flops
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames
 from wavbench.upstream.manifest import Manifest
@@ -45,6 +47,9 @@ class Data:
     min_seconds: float = 1.0
     language_exponent: float = 0.5
     dev_seconds: float = 1_200.0
+
+    def __post_init__(self) -> None:
+        refuse_below(self, {item.name: 0 for item in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ def find_objective(name: str) -> ModuleType:
 def split_rows(speech: Speech, min_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Utterances to train on and for the dev loss, without those that are too short.
 
-    Where there is no dev split, every fiftieth train utterance is held out.
+    Where there is no dev split, every fiftieth train utterance is held out; a single one serves as both.
 
     Raises:
         UserError: nothing is left to train on.
@@ -92,20 +97,38 @@ def split_rows(speech: Speech, min_samples: int) -> tuple[np.ndarray, np.ndarray
     if not len(train):
         raise UserError(
             "there is no train split to pretrain on",
-            why=f"the splits are {', '.join(sorted(set(speech.splits))) or 'empty'}",
-            remedy="set the column split to train for the utterances to learn from",
-        )
+            why=f"the splits are {', '.join(sorted(set(speech.splits)))}" if speech.ids
+            else f"no audio could be decoded; {_first(speech.rejected)}",
+            remedy="set the column split to train for the utterances to learn from" if speech.ids
+            else "check the column audio, and the files that it names",
+        )  # fmt: skip
     train, dev = (rows[speech.lengths[rows] >= min_samples] for rows in (train, dev))
-    if not len(dev):
-        held = np.arange(len(train)) % round(1 / DEV_SHARE) == 0
-        train, dev = train[~held], train[held]
     if not len(train):
         raise UserError(
             f"no train utterance is at least {min_samples / SAMPLE_RATE:g} s long",
             why="a crop must hold more than one hidden span",
             remedy="lower min_seconds, or add longer recordings",
         )
+    if not len(dev):
+        held = np.arange(len(train)) % round(1 / DEV_SHARE) == 0
+        train, dev = train[~held] if len(train) > 1 else train, train[held]
     return train, dev
+
+
+def left_out(speech: Speech, min_samples: int) -> str:
+    """One line on what is not learned from, "" where that is nothing."""
+    parts = []
+    if speech.rejected:
+        parts.append(f"{len(speech.rejected)} utterances that cannot be decoded ({_first(speech.rejected)})")
+    rows = np.flatnonzero((speech.lengths < min_samples) & np.isin(speech.splits, ("train", "dev")))
+    if len(rows):
+        parts.append(f"{len(rows)} shorter than {min_samples / SAMPLE_RATE:g} s (first: {speech.ids[rows[0]]})")
+    return f"left out: {'; '.join(parts)}" if parts else ""
+
+
+def _first(rejected: dict[str, str]) -> str:
+    id, reason = next(iter(rejected.items()), ("", "there is none"))
+    return f"first: {id}: {reason}"
 
 
 def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int, progress=None) -> units.Units:
@@ -114,7 +137,9 @@ def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int
         return units.read_units(source.file, speech)
     path = folder / "units.h5"
     if path.is_file():
-        return units.read_units(path, speech)
+        found = units.read_units(path, speech)
+        _refuse_other_units(found, source, seed)
+        return found
     stores = source.stores() if source.stores else {}
     described = ", ".join(f"{name} {store.fingerprint.hash} layer {source.layer}" for name, store in stores.items())
     return units.write_units(
@@ -127,6 +152,24 @@ def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int
         frame_counts=lambda samples: frames_from_samples(samples, conv),
         progress=progress,
     )
+
+
+def _refuse_other_units(found: units.Units, source: UnitSource, seed: int) -> None:
+    made = found.fingerprint
+    layer = None if made["source"] == "mfcc" else int(made["source"].rpartition(" ")[2])
+    for name, was, now in (
+        ("units_from", "MFCC" if layer is None else "states", "states" if source.stores else "MFCC"),
+        ("units_layer", layer, source.layer if source.stores else None),
+        ("clusters", made["clusters"], source.clusters),
+        ("seed", made["seed"], seed),
+    ):
+        if was != now:
+            raise UserError(
+                "the units in the run's folder were made otherwise",
+                where=found.path,
+                why=f"{name}: made with {was}, now {now}",
+                remedy="give what they were made with, or another out= folder",
+            )
 
 
 def planner(speech: Speech, rows: np.ndarray, data: Data, seed: int) -> Callable[[int], list[Batch]]:
@@ -174,6 +217,7 @@ def pretrain(
     probe: Callable[[nn.Module], dict[str, float]] | None = None,
     report: Callable[[Status], None] | None = None,
     tell: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Train an upstream, or go on where a run in the same folder was stopped.
 
@@ -195,6 +239,7 @@ def pretrain(
         probe: from the encoder to scores, taken every `settings.probe_every` steps.
         report: told where the training is.
         tell: told what is prepared, how much of it is done, and how much there is.
+        say: told in a sentence what is left out.
 
     Returns:
         The last checkpoint; the one with the lowest dev loss lies beside it as `best.safetensors`.
@@ -227,8 +272,16 @@ def pretrain(
     fabric.barrier()
     speech, found = prepare()
 
-    shortest = max(int(data.min_seconds * SAMPLE_RATE), samples_from_frames(objective_config.mask_span + 1, conv))
+    two_places = samples_from_frames(objective_config.mask_span + 1, conv)  # where a hidden span can lie
+    if data.crop_seconds * SAMPLE_RATE < two_places:
+        raise UserError(
+            f"crop_seconds={data.crop_seconds:g} has no room for hidden spans of {objective_config.mask_span} frames",
+            remedy=f"at least {two_places / SAMPLE_RATE:g} s, or a smaller mask_span",
+        )
+    shortest = max(int(data.min_seconds * SAMPLE_RATE), two_places)
     train, dev = split_rows(speech, shortest)
+    if say and (line := left_out(speech, shortest)):
+        say(line)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
         module = module_file.build(encoder, objective_config, found)
@@ -242,8 +295,9 @@ def pretrain(
         return Crops(speech, rows, conv, targets, found, seed=settings.seed, with_waveforms=not audio_on_device)
 
     hyperparameters = {
-        "objective": objective, "upstream": upstream, "processes": fabric.world_size, "speech": speech.hash,
-        "units": found.fingerprint if found else None, "init": init.weights_hash if init else None,
+        "objective": objective, "upstream": upstream, "processes": fabric.world_size,
+        "speech": speech.hash, "splits": digest_of(speech), "units": found.fingerprint if found else None,
+        "init": init.weights_hash if init else None,
         **(regularisation or {}),
         **dataclasses.asdict(objective_config), **dataclasses.asdict(data),
         **{name: value for name, value in dataclasses.asdict(settings).items() if not name.endswith("_every")},
@@ -269,6 +323,11 @@ def pretrain(
     )
     training.run()
     return folder / "checkpoint.safetensors"
+
+
+def digest_of(speech: Speech) -> str:
+    """Hash of splits and languages, which decide what is drawn."""
+    return hashlib.blake2b(json.dumps([speech.splits, speech.languages]).encode(), digest_size=16).hexdigest()
 
 
 def _begin_with(encoder: nn.Module, init: catalog.Upstream) -> None:

@@ -8,6 +8,7 @@ keeps a state of its own.
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from wavbench.upstream import batch_plan
 from wavbench.upstream.batch_plan import Batch
 from wavbench.upstream.crops import CropBatch, Crops, loader
-from wavbench.upstream.errors import UserError
+from wavbench.upstream.errors import UserError, refuse_below
 from wavbench.upstream.training_log import Log
-from wavbench.upstream.training_state import load_state, refuse_changes, save_state
+from wavbench.upstream.training_state import load_state, refuse_changes, save_state, write_whole
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -65,6 +66,16 @@ class Settings:
     probe_every: int = 0
     save_every: int = 500
 
+    def __post_init__(self) -> None:
+        refuse_below(self, dict.fromkeys(("steps", "accumulate", "log_every", "dev_every", "save_every"), 1))
+        refuse_below(self, dict.fromkeys(("probe_every", "peak_rate", "warmup", "hold"), 0))
+        refuse_below(self, dict.fromkeys(("weight_decay", "clip_norm"), 0))
+        if self.warmup + self.hold > 1:
+            raise UserError(
+                f"warmup={self.warmup:g} and hold={self.hold:g} are more than all steps",
+                remedy="shares that add up to 1 at most",
+            )
+
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         done = (step + 1) / self.steps
@@ -72,7 +83,7 @@ class Settings:
             return self.peak_rate * done / self.warmup
         if done <= self.warmup + self.hold:
             return self.peak_rate
-        left = (self.steps - step) / (self.steps * (1 - self.warmup - self.hold))
+        left = (self.steps - step) / max(self.steps * (1 - self.warmup - self.hold), 1)
         return self.peak_rate * min(left, 1.0) ** self.decay_power
 
 
@@ -98,7 +109,7 @@ def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused
 
     Args:
         device: "cpu" or "cuda".
-        devices: processes per node; under torchrun and SLURM as many as those start.
+        devices: processes per node; under torchrun as many as it starts, under SLURM as many tasks as it has.
         nodes: machines.
         precision: "fp32" or "bf16".
         unused: whether a step may leave parameters out (LayerDrop does).
@@ -107,6 +118,8 @@ def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
+    if torch.distributed.is_torchelastic_launched():
+        devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
     strategy = "auto"
     if devices * nodes > 1:
         strategy = DDPStrategy(
@@ -170,7 +183,10 @@ class Training:
         )  # fmt: skip
         self.module, self.optimizer = fabric.setup(module, optimizer)
         self._resume()
-        self.log = Log(folder, self.step) if fabric.is_global_zero else None
+        self.log = None
+        if fabric.is_global_zero:
+            self.log = Log(folder, self.step)
+            (folder / "run.json").write_text(json.dumps(hyperparameters, indent=1) + "\n")  # for people
         self._fresh()
 
     def run(self) -> None:
@@ -287,13 +303,15 @@ class Training:
         """The dev loss; the encoder is exported when it is the lowest so far."""
         paused, fabric = time.perf_counter(), self.fabric
         mine = self.dev_plan[fabric.global_rank :: fabric.world_size]
+        share = float(bool(mine))  # a process without a batch takes the first one and counts it for nothing
+        mine = mine or self.dev_plan[:1]
         self.module.eval()
         sums: dict[str, float] = {"hidden": 0.0}
         for (piece,) in loader(self.dev_crops, iter([(batch,) for batch in mine]), 0):
             piece = piece.to(fabric.device, self.samples)
             result = self.module(piece.waveforms, piece.lengths, piece.targets, self.step)
             for name, value in {**result.terms, "loss": result.total, "hidden": torch.tensor(piece.hidden)}.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+                sums[name] = sums.get(name, 0.0) + share * float(value)
         if fabric.world_size > 1:
             table = fabric.all_reduce(torch.tensor(list(sums.values()), dtype=torch.float64), reduce_op="sum")
             sums = dict(zip(sums, table.tolist(), strict=True))
@@ -304,7 +322,7 @@ class Training:
         if values.get("loss", math.inf) < self.best:
             self.best = values["loss"]
             if fabric.is_global_zero:
-                self.export("best")
+                write_whole(self.folder, lambda: self.export("best"))
         self.began += time.perf_counter() - paused
 
     def _probe(self) -> None:
@@ -324,8 +342,8 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step, "epoch": self.epoch, "index": self.index, "hours": self.hours, "best": self.best,
             }  # fmt: skip
+            write_whole(self.folder, lambda: self.export("last"))  # first, so that a finished state has its checkpoint
             save_state(self.folder, state)
-            self.export("last")
         self.fabric.barrier()
 
     def _resume(self) -> None:

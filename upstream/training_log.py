@@ -6,6 +6,8 @@ from pathlib import Path
 
 from wavbench.upstream.claims import temporary_in
 
+KINDS = ("train", "dev", "probe")
+
 
 class Log:
     """One CSV file per kind of row (`train.csv`, `dev.csv`, `probe.csv`), and the same numbers for TensorBoard.
@@ -21,8 +23,9 @@ class Log:
         from tensorboardX import SummaryWriter
 
         self.folder = folder
-        for path in folder.glob("*.csv"):
-            _drop_rows(path, step)
+        for kind in KINDS:  # another table in the folder may be somebody's manifest
+            if (path := folder / f"{kind}.csv").is_file():
+                _drop_rows(path, step)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:

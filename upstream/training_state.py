@@ -3,9 +3,12 @@
 import json
 import os
 import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from wavbench.upstream.claims import remove_orphans, temporary_in
 from wavbench.upstream.errors import UserError
@@ -26,22 +29,36 @@ def save_state(folder: Path, state: dict) -> None:
     """
     remove_orphans(folder)
     temporary = temporary_in(folder, ".pt")
-    try:
+
+    def write() -> None:
         with open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, folder / LAST)
         fsync_folder(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+
+    try:
+        write_whole(folder, write)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(folder: Path, write: Callable[[], None]) -> None:
+    """Call what writes a state or a checkpoint, and say plainly what keeps it from doing so.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    try:
+        write()
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a failed write as a RuntimeError
         raise UserError(
             "the training state cannot be saved",
             where=folder,
-            why=str(error).splitlines()[0],
+            why=(str(error) or type(error).__name__).splitlines()[0],
             remedy="free some space and give the same command again: it goes on from the checkpoint before",
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(folder: Path) -> dict | None:
@@ -54,10 +71,13 @@ def load_state(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as file:  # torch itself does not look at the checksums
+            if (part := file.testzip()) is not None:
+                raise ValueError(f"the checksum of {part} does not fit")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ValueError(f"it does not say that it is {FORMAT}")
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise UserError(
             "the training state cannot be read",
             where=path,
@@ -70,15 +90,17 @@ def load_state(folder: Path) -> dict | None:
 def refuse_changes(folder: Path, found: str, wanted: dict) -> None:
     """Raise a UserError that names every hyperparameter in which a resumed run differs from its beginning.
 
+    One that the run did not know when it began, because a later version added it, is not compared.
+
     Args:
         found: the ones it began with, as JSON.
         wanted: the ones it is now given.
     """
     began = json.loads(found)
     wanted = json.loads(json.dumps(wanted))
-    changed = sorted(name for name in {*began, *wanted} if began.get(name) != wanted.get(name))
+    changed = sorted(name for name in began if began[name] != wanted.get(name))
     if changed:
-        lines = [f"{name}: began with {began.get(name)}, now {wanted.get(name)}" for name in changed]
+        lines = [f"{name}: began with {began[name]}, now {wanted.get(name)}" for name in changed]
         raise UserError(
             "this folder holds a training with other settings",
             where=folder,

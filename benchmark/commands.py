@@ -157,6 +157,15 @@ def pretrain(config: schemas.Pretrain) -> int:
     return pretrain(config)
 
 
+def release(config: schemas.Release) -> int:
+    """Checkpoint, model card and curves of a run."""
+    from wavbench.benchmark.release import release
+
+    path = release(Path(config.run), config.name, Path(config.out), licence=config.licence, notes=config.notes)
+    print(f"checkpoint: {path}")
+    return 0
+
+
 def demo(config: schemas.Demo) -> int:
     """Build the corpus, sweep every task over it, report."""
     from wavbench.upstream.corpora import synthetic

@@ -127,6 +127,17 @@ class Pretrain:
 
 
 @dataclass
+class Release:
+    """A finished training to an fp16 checkpoint with its model card and curves."""
+
+    run: str = "???"  # folder of `wavbench pretrain`
+    name: str = "???"  # preset that the checkpoint is for
+    licence: str = "???"  # of the weights, one line
+    notes: str = ""  # a paragraph for the card
+    out: str = "upstream/weights"
+
+
+@dataclass
 class Report:
     """Records to leaderboard, figures and page."""
 

@@ -172,6 +172,18 @@ def _refuse_other_units(found: units.Units, source: UnitSource, seed: int) -> No
             )
 
 
+def describe(speech: Speech, rows: np.ndarray) -> list[dict]:
+    """Hours of some utterances by corpus and language."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        hours = speech.lengths[row] / SAMPLE_RATE / 3_600
+        found.setdefault((speech.ids[row].split("/")[0], speech.languages[row]), []).append(hours)
+    return [
+        {"corpus": corpus, "language": language, "utterances": len(hours), "hours": round(sum(hours), 3)}
+        for (corpus, language), hours in sorted(found.items())
+    ]
+
+
 def planner(speech: Speech, rows: np.ndarray, data: Data, seed: int) -> Callable[[int], list[Batch]]:
     """From an epoch's number to its batches over some utterances."""
     lengths, languages = speech.lengths[rows], [speech.languages[row] for row in rows]
@@ -312,6 +324,7 @@ def pretrain(
         dev_batches(speech, dev, data, settings.seed),
         settings,
         hyperparameters=hyperparameters,
+        data=describe(speech, train),
         folder=folder,
         export=export,
         probe=None if probe is None else lambda: probe(encoder),

@@ -142,6 +142,7 @@ class Training:
         dev_plan: all of them.
         settings: of the optimisation.
         hyperparameters: everything that decides the result; a resumed run must have the same.
+        data: what is learned from, to be written down.
         folder: of the run.
         export: called with "last" or "best" when the weights of the encoder are to be written.
         probe: from nothing to scores of the encoder as it is.
@@ -163,6 +164,7 @@ class Training:
         settings: Settings,
         *,
         hyperparameters: dict,
+        data: list[dict] | None = None,
         folder: Path,
         export: Callable[[str], None],
         probe: Callable[[], dict[str, float]] | None = None,
@@ -186,7 +188,8 @@ class Training:
         self.log = None
         if fabric.is_global_zero:
             self.log = Log(folder, self.step)
-            (folder / "run.json").write_text(json.dumps(hyperparameters, indent=1) + "\n")  # for people
+            about = {"hyperparameters": hyperparameters, "data": data or []}
+            (folder / "run.json").write_text(json.dumps(about, indent=1) + "\n")  # for people, and for model cards
         self._fresh()
 
     def run(self) -> None:

@@ -1,0 +1,103 @@
+"""A finished training run to what is passed on: an fp16 checkpoint, its model card and its curves."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from wavbench.benchmark.plots import COLOURS
+from wavbench.benchmark.record import write_text
+from wavbench.upstream.errors import UserError
+
+
+def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "") -> Path:
+    """Write `<name>.safetensors`, `<name>.md` and `<name>.png` into a folder.
+
+    Args:
+        run: folder of `wavbench pretrain`.
+        name: of the preset that the checkpoint is for.
+        out: folder; `upstream/weights` makes the preset find its weights.
+        licence: of the weights, and of the data they come from.
+        notes: a paragraph for the card.
+
+    Raises:
+        UserError: the folder holds no run, or its model is not the preset's.
+    """
+    from wavbench.upstream import catalog
+    from wavbench.upstream.checkpoints import read_checkpoint, write_checkpoint
+
+    stem, config, state = read_checkpoint(run / "checkpoint.safetensors")
+    if catalog.find_preset(name) != (stem, config):
+        raise UserError(f"the run did not train {name}", where=run, remedy=f"a preset of {stem} with the run's config")
+    about = json.loads((run / "run.json").read_text())
+    tables = {
+        kind: pd.read_csv(run / f"{kind}.csv") for kind in ("train", "dev", "probe") if (run / f"{kind}.csv").is_file()
+    }
+    path = out / f"{name}.safetensors"
+    write_checkpoint(path, stem, config, {key: value.half() for key, value in state.items()})
+    _curves(tables, out / f"{name}.png")
+    parameters = sum(value.numel() for value in state.values())
+    write_text(out / f"{name}.md", _card(name, about, tables, parameters, licence, notes))
+    return path
+
+
+def _card(name: str, about: dict, tables: dict[str, pd.DataFrame], parameters: int, licence: str, notes: str) -> str:
+    settings, last = about["hyperparameters"], tables["train"].iloc[-1]
+    data = [
+        f"| {row['corpus']} | {row['language'] or '-'} | {row['utterances']} | {row['hours']:.2f} |"
+        for row in about["data"]
+    ]
+    dev = tables["dev"].iloc[-1] if "dev" in tables else {}
+    lines = [
+        f"# {name}", "",
+        f"{parameters / 1e6:.1f} M parameters, objective `{settings['objective']}`, half precision.", "",
+        *([notes, ""] if notes else []),
+        f"- steps: {int(last['step'])}",
+        f"- audio seen: {last['audio_hours']:.1f} h",
+        f"- last train loss: {last['loss']:.3f}, accuracy at hidden frames {last['accuracy']:.3f}",
+        *([f"- dev loss: {dev['loss']:.3f}, accuracy at hidden frames {dev['accuracy']:.3f}"] if len(dev) else []),
+        *([f"- codebook perplexity: {last['code_perplexity']:.0f}"] if "code_perplexity" in last else []),
+        f"- licence: {licence}", "",
+        "## Data", "", "| corpus | language | utterances | hours |", "|---|---|---|---|", *data, "",
+        "## Curves", "", f"![loss, accuracy and phones probe]({name}.png)", "",
+        *_probe_lines(tables), "## Settings", "", "```json", json.dumps(settings, indent=1), "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _probe_lines(tables: dict[str, pd.DataFrame]) -> list[str]:
+    if "probe" not in tables:
+        return []
+    rows = [
+        f"| {int(row['step'])} | {row['audio_hours']:.1f} | {row['phones_best']:.1f} | {int(row['phones_best_layer'])} |"
+        for _, row in tables["probe"].iterrows()
+    ]
+    head = ["Frame accuracy of the phones probe while it was trained (a part of the corpus, few updates):", ""]
+    return [*head, "| step | audio hours | best layer's accuracy, % | layer |", "|---|---|---|---|", *rows, ""]
+
+
+def _curves(tables: dict[str, pd.DataFrame], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    wanted = [("loss", "loss", ("train", "dev")), ("accuracy", "accuracy at hidden frames", ("train", "dev"))]
+    if "code_perplexity" in tables["train"]:
+        wanted.append(("code_perplexity", "codebook perplexity", ("train",)))
+    if "probe" in tables:
+        wanted.append(("phones_best", "phones probe, %", ("probe",)))
+    figure, axes = plt.subplots(1, len(wanted), figsize=(3.2 * len(wanted), 2.4), squeeze=False)
+    for axis, (column, title, kinds) in zip(axes[0], wanted, strict=True):
+        for kind, colour in zip(kinds, COLOURS, strict=False):
+            if kind in tables:
+                table = tables[kind]
+                axis.plot(table["audio_hours"], table[column], color=colour, label=kind, linewidth=1.2)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("hours of audio seen", fontsize=8)
+        axis.tick_params(labelsize=7)
+        if len(kinds) > 1:
+            axis.legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)

@@ -68,9 +68,9 @@ def _card(name: str, about: dict, tables: dict[str, pd.DataFrame], parameters: i
 def _probe_lines(tables: dict[str, pd.DataFrame]) -> list[str]:
     if "probe" not in tables:
         return []
+    table = tables["probe"][["step", "audio_hours", "phones_best", "phones_best_layer"]]
     rows = [
-        f"| {int(row['step'])} | {row['audio_hours']:.1f} | {row['phones_best']:.1f} | {int(row['phones_best_layer'])} |"
-        for _, row in tables["probe"].iterrows()
+        f"| {step} | {hours:.1f} | {best:.1f} | {layer} |" for step, hours, best, layer in table.itertuples(index=False)
     ]
     head = ["Frame accuracy of the phones probe while it was trained (a part of the corpus, few updates):", ""]
     return [*head, "| step | audio hours | best layer's accuracy, % | layer |", "|---|---|---|---|", *rows, ""]

@@ -128,13 +128,13 @@ def test_the_hub_out_of_reach_is_an_error_of_one_screen(monkeypatch: pytest.Monk
 def test_a_model_of_the_hub_is_opened_from_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    catalog.load("hub_hubert_tiny", weights="random").model.encoder.save_pretrained(tmp_path / "0123456789abcdef")
+    catalog.load("hub_wavlm_tiny", weights="random").model.encoder.save_pretrained(tmp_path / "0123456789abcdef")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "0123456789abcdef"))
     upstream = catalog.load("some/model")
     assert upstream.checkpoint == "some/model@01234567"
-    assert upstream.weights_hash == catalog.load("hub_hubert_tiny", weights="random").weights_hash
+    assert upstream.weights_hash == catalog.load("hub_wavlm_tiny", weights="random").weights_hash
     twin = catalog.load("some/model", weights="random", seed=1)
-    assert twin.weights_hash == catalog.load("hub_hubert_tiny", weights="random", seed=1).weights_hash
+    assert twin.weights_hash == catalog.load("hub_wavlm_tiny", weights="random", seed=1).weights_hash
     assert twin.checkpoint == "some/model@01234567 random seed 1"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, UInt16
 
 from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.decoded import Speech
@@ -42,9 +42,9 @@ class Units:
     fingerprint: dict
     centroids: Float[np.ndarray, "units dim"]
     rows: Mapping[str, slice]
-    units: Int[np.ndarray, " total_frames"]
+    units: UInt16[np.ndarray, " total_frames"]
 
-    def __getitem__(self, id: str) -> Int[np.ndarray, " frames"]:
+    def __getitem__(self, id: str) -> UInt16[np.ndarray, " frames"]:
         return self.units[self.rows[id]]
 
 
@@ -114,7 +114,7 @@ def fit_kmeans(frames: Frames, clusters: int, seed: int, sample_frames: int = SA
 
 def assign(
     frames: Float[np.ndarray, "frames dim"], centroids: Float[np.ndarray, "units dim"]
-) -> Int[np.ndarray, " frames"]:
+) -> UInt16[np.ndarray, " frames"]:
     """The nearest centroid of each frame."""
     x, centres = torch.from_numpy(frames), torch.from_numpy(centroids)
     distances = centres.square().sum(dim=1) - 2 * x @ centres.T  # without the frame's own norm, the same for all

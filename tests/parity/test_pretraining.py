@@ -26,10 +26,10 @@ SMALL = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
     "num_codevector_groups": 2,
-    "num_codevectors_per_group": 40,
+    "num_codevectors_per_group": 160,
     "codevector_dim": 24,
     "proj_codevector_dim": 20,
-    "num_negatives": 12,
+    "num_negatives": 8,
 }
 NO_DROPOUT = dict.fromkeys(
     ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop", "final_dropout"),
@@ -108,6 +108,15 @@ HEADS = {
 }
 
 
+def coincide(codes: Tensor, made: list[dict[str, np.ndarray]]) -> bool:
+    """Whether any negative has the codes of its positive."""
+    parts = codes.split([int(one["masked"].sum()) for one in made])
+    return any(
+        bool((own[torch.from_numpy(one["negatives"]).long()] == own[:, None]).all(dim=-1).any())
+        for one, own in zip(made, parts, strict=True)
+    )
+
+
 @pytest.mark.parametrize(("norm", "pre_norm"), NORMS)
 def test_wav2vec2_losses_and_all_gradients_equal_those_of_transformers(
     norm: str, pre_norm: bool, tmp_path: Path, make_speech, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +124,7 @@ def test_wav2vec2_losses_and_all_gradients_equal_those_of_transformers(
     model = theirs("Wav2Vec2ForPreTraining", feat_extract_norm=norm, do_stable_layer_norm=pre_norm).train()
     model.save_pretrained(tmp_path)
     config = wav2vec2.Config(
-        num_negatives=12, entries=40, code_dim=24, compare_dim=20, feature_penalty=0.0, feature_gradient=1.0,
+        num_negatives=8, entries=160, code_dim=24, compare_dim=20, feature_penalty=0.0, feature_gradient=1.0,
         quantizer_dropout=0.0,
     )  # fmt: skip
     ours = wav2vec2.build(ours_of(tmp_path), config, None).train()
@@ -128,38 +137,38 @@ def test_wav2vec2_losses_and_all_gradients_equal_those_of_transformers(
     random = np.random.default_rng(0)
     made = [wav2vec2.targets(config, FRAMES, None, random) for _ in range(2)]
     targets = pack(made)
-    noise = -torch.empty(2 * FRAMES, 2, 40).exponential_(generator=torch.Generator().manual_seed(3)).log()
+    with torch.no_grad():
+        latents = ours.encoder.convolve(waveforms, lengths)[0][targets.masked]
+    for seed in range(50):
+        noise = -torch.empty(2 * FRAMES, 2, 160).exponential_(generator=torch.Generator().manual_seed(seed)).log()
+        codes = ours.quantizer(latents, 2.0, noise[targets.masked]).codes
+        # Where two choices coincide, rounding decides whether transformers sees it: none may.
+        if not coincide(codes, made):
+            break
+    assert not coincide(codes, made)
 
     losses = ours(waveforms, lengths, targets, 0, noise[targets.masked])
     losses.total.backward()
 
     def gumbel(logits: Tensor, tau: float, hard: bool) -> Tensor:
-        soft = ((logits + noise.view(-1, 40)) / tau).softmax(dim=-1)
-        choice = F.one_hot(soft.argmax(dim=-1), 40).float()
+        soft = ((logits + noise.view(-1, 160)) / tau).softmax(dim=-1)
+        choice = F.one_hot(soft.argmax(dim=-1), 160).float()
         return choice - soft.detach() + soft
 
     monkeypatch.setattr(F, "gumbel_softmax", gumbel)
     masked = targets.masked.view(2, FRAMES)
-    negatives = torch.zeros(2, FRAMES, 12, dtype=torch.long)  # transformers counts frames of the whole batch
+    negatives = torch.zeros(2, FRAMES, 8, dtype=torch.long)  # transformers counts frames of the whole batch
     for crop, one in enumerate(made):
         places = torch.from_numpy(np.flatnonzero(one["masked"]))
         negatives[crop, places] = crop * FRAMES + places[torch.from_numpy(one["negatives"]).long()]
-    with torch.no_grad():  # where two choices coincide rounding decides whether transformers sees it: none here
-        latents = ours.encoder.convolve(waveforms, lengths)[0][targets.masked]
-        codes = ours.quantizer(latents, 2.0, noise[targets.masked]).codes
-    for one, own in zip(made, codes.split([int(one["masked"].sum()) for one in made]), strict=True):
-        assert not (own[torch.from_numpy(one["negatives"]).long()] == own[:, None]).all(dim=-1).any()
     output = model(normalised(waveforms, ours.encoder), mask_time_indices=masked, sampled_negative_indices=negatives)
     output.loss.backward()
 
     assert distance(losses.terms["contrastive_loss"], output.contrastive_loss) < TOLERANCE
     assert distance(losses.terms["diversity_loss"], output.diversity_loss) < TOLERANCE
     assert distance(losses.total.detach(), output.loss.detach()) < TOLERANCE
-    pairs = gradients(ours.encoder, model, extra, ours)
-    size = torch.stack([reference.norm() for _, reference in pairs.values()]).max()
-    for name, (own, reference) in pairs.items():
-        # The bias of a key moves no softmax, so that its gradient is rounding alone.
-        assert (own - reference).norm() <= TOLERANCE * max(reference.norm(), 0.01 * size), name
+    for name, (own, reference) in gradients(ours.encoder, model, extra, ours).items():
+        assert distance(own, reference) < TOLERANCE, name
 
 
 def test_a_negative_with_the_codes_of_its_positive_is_out_of_the_race(make_speech) -> None:

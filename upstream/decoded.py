@@ -79,7 +79,8 @@ def open_decoded(place: Path) -> Speech:
     index = json.loads((place / "index.json").read_text())
     columns = list(zip(*index["rows"], strict=True)) or [()] * 4
     lengths = np.array(columns[3], np.int64)
-    samples = np.memmap(place / "samples.i16", np.int16, "r") if lengths.sum() else np.zeros(0, np.int16)
+    # "c": as read-only as "r", but torch takes it without a warning
+    samples = np.memmap(place / "samples.i16", np.int16, "c") if lengths.sum() else np.zeros(0, np.int16)
     offsets = np.cumsum(lengths) - lengths
     return Speech(*columns[:3], offsets, lengths, samples, index["hash"], index["rejected"])
 

@@ -1,0 +1,96 @@
+"""A training that takes a tenth of a second: a corpus of a few crops and an encoder of a few thousand weights."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+
+from wavbench.upstream import pretraining, training
+from wavbench.upstream.manifest import read_manifest
+from wavbench.upstream.models import hubert, wav2vec2
+from wavbench.upstream.pretraining import Data, UnitSource
+from wavbench.upstream.training import Settings
+
+SMALL = wav2vec2.Config(
+    conv_channels=(16,) * 7, dim=24, num_layers=2, num_heads=2, inner_dim=48, position_kernel=16, position_groups=4
+)
+DATA = {"batch_seconds": 2.5, "crop_seconds": 0.8, "min_seconds": 0.3, "dev_seconds": 2.0}
+SETTINGS = {"steps": 8, "peak_rate": 2e-3, "log_every": 2, "dev_every": 4, "save_every": 2}
+OBJECTIVE = {
+    "hubert": {"unit_dim": 16},
+    "wav2vec2": {"num_negatives": 8, "entries": 8, "code_dim": 16, "compare_dim": 16},
+}
+
+
+def shrink() -> None:
+    """Make the preset "tiny" of both families small, in this process."""
+    hubert.presets["tiny"] = wav2vec2.presets["tiny"] = SMALL
+    pretraining.peak_flops = lambda device, precision: 1e12  # measuring it takes longer than the training
+
+
+def write_corpus(folder: Path, make_speech: Callable, count: int = 18) -> Path:
+    """Utterances of 0.4 to 1.1 s in two languages, every sixth of them for the dev loss."""
+    (folder / "audio").mkdir(parents=True)
+    seconds = np.random.default_rng(count).uniform(0.4, 1.1, count)
+    for k in range(count):
+        soundfile.write(folder / f"audio/u{k:02d}.wav", make_speech(seconds[k], k), 16_000)
+    path = folder / "speech.csv"
+    pd.DataFrame(
+        {
+            "id": [f"u{k:02d}" for k in range(count)],
+            "audio": [f"audio/u{k:02d}.wav" for k in range(count)],
+            "split": ["dev" if k % 6 == 5 else "train" for k in range(count)],
+            "language": [("de", "pl")[k % 3 > 1] for k in range(count)],
+        }
+    ).to_csv(path, index=False)
+    return path
+
+
+def train(
+    objective: str, manifest: Path, folder: Path, *, clusters: int = 6, launched=None, layerdrop: float = 0.0, **values
+) -> Path:
+    """Train or go on; values are those of `Settings`, `Data`, the objective's config and `pretrain`."""
+    shrink()
+    torch.set_num_threads(1)
+    picked = [
+        {name: values.pop(name) for name in list(values) if name in kind.__dataclass_fields__}
+        for kind in (Settings, Data, pretraining.find_objective(objective).Config)
+    ]
+    settings = Settings(**{**SETTINGS, **picked[0]})
+    if launched is None:
+        launched = training.make_fabric("cpu", 1, 1, settings.precision, unused=layerdrop > 0)
+        launched.launch()
+    return pretraining.pretrain(
+        [read_manifest(manifest)],
+        objective=objective,
+        objective_config=pretraining.find_objective(objective).Config(**{**OBJECTIVE[objective], **picked[2]}),
+        upstream=f"{objective}_tiny",
+        settings=settings,
+        data=Data(**{**DATA, **picked[1]}),
+        folder=folder,
+        decoded=manifest.parent / "decoded",
+        fabric=launched,
+        unit_source=values.pop("unit_source", UnitSource(clusters=clusters)),
+        regularisation={"dropout": 0.1, "layerdrop": layerdrop},
+        **values,
+    )
+
+
+def weights_of(folder: Path) -> str:
+    """Hash of all that a finished training has learned, its optimizer's state and its exported encoders."""
+    from safetensors.torch import load_file
+
+    state = torch.load(folder / "last.pt", weights_only=True)
+    digest = hashlib.blake2b(digest_size=16)
+    tables = [state["module"], *state["optimizer"]["state"].values()]
+    tables += [load_file(folder / name) for name in ("checkpoint.safetensors", "best.safetensors")]
+    for table in tables:
+        for name, tensor in sorted(table.items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(repr([state[name] for name in ("step", "epoch", "index", "hours", "best")]).encode())
+    return digest.hexdigest()

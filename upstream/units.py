@@ -89,6 +89,7 @@ def fit_kmeans(frames: Frames, clusters: int, seed: int, sample_frames: int = SA
         UserError: there are fewer frames than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
 
     random = np.random.default_rng(seed)
     kept, held, share = [], 0, 1.0
@@ -109,7 +110,8 @@ def fit_kmeans(frames: Frames, clusters: int, seed: int, sample_frames: int = SA
         clusters, batch_size=10_000, max_iter=100, n_init=5, max_no_improvement=100, reassignment_ratio=0.0,
         random_state=seed,
     )  # fmt: skip
-    return model.fit(sample.astype(np.float32)).cluster_centers_.astype(np.float32)
+    with threadpool_limits(torch.get_num_threads()):  # its own threads, beside other work, are many times slower
+        return model.fit(sample.astype(np.float32)).cluster_centers_.astype(np.float32)
 
 
 def assign(

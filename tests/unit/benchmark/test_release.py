@@ -1,0 +1,65 @@
+"""What is passed on of a run: weights, card, curves."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from wavbench.benchmark import cli
+from wavbench.upstream import catalog
+from wavbench.upstream.checkpoints import write_checkpoint
+from wavbench.upstream.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    stem, config = catalog.find_preset("hubert_tiny")
+    write_checkpoint(
+        folder / "checkpoint.safetensors", stem, config, catalog.build_random(stem, config, 3).state_dict()
+    )
+    data = [{"corpus": "mine", "language": "sw", "utterances": 12, "hours": 0.25}]
+    about = {"hyperparameters": {"objective": "hubert", "peak_rate": 0.0015}, "data": data}
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "train.csv").write_text("step,audio_hours,loss,accuracy\n50,0.5,4.5,0.05\n100,1.0,4.0,0.125\n")
+    (folder / "dev.csv").write_text("step,audio_hours,loss,accuracy\n100,1.0,4.25,0.1\n")
+    (folder / "probe.csv").write_text("step,audio_hours,phones_best,phones_best_layer\n100,1.0,44.4,7\n")
+    return folder
+
+
+def test_a_release_is_the_checkpoint_in_half_precision(run: Path, tmp_path: Path, capsys) -> None:
+    words = [f"run={run}", "name=hubert_tiny", f"out={tmp_path}", "licence=CC0 for tests"]
+    assert cli.main(["release", *words]) == 0
+    path = tmp_path / "hubert_tiny.safetensors"
+    assert capsys.readouterr().out.strip() == f"checkpoint: {path}"
+    assert path.stat().st_size < 14 << 20
+    kept, made = catalog.load(str(path)).model.state_dict(), catalog.load(str(run)).model.state_dict()
+    assert all(torch.equal(kept[name], value.half().float()) for name, value in made.items())
+
+
+def test_the_card_says_what_the_weights_come_from(run: Path, tmp_path: Path) -> None:
+    cli.main(["release", f"run={run}", "name=hubert_tiny", f"out={tmp_path}", "licence=CC0 for tests", "notes=Second."])
+    card = (tmp_path / "hubert_tiny.md").read_text()
+    for fact in ("5.8 M parameters", "`hubert`", "Second.", "CC0 for tests", "| mine | sw | 12 | 0.25 |", "4.250"):
+        assert fact in card
+    for fact in ("steps: 100", "audio seen: 1.0 h", "| 100 | 1.0 | 44.4 | 7 |", '"peak_rate": 0.0015'):
+        assert fact in card
+    picture = tmp_path / "hubert_tiny.png"
+    assert f"]({picture.name})" in card
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 100_000
+
+
+def test_a_run_of_another_preset_is_refused(run: Path, tmp_path: Path) -> None:
+    from wavbench.benchmark.release import release
+
+    with pytest.raises(UserError, match="did not train hubert_small"):
+        release(run, "hubert_small", tmp_path, licence="none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_a_run_is_an_error_of_one_screen(tmp_path: Path, capsys) -> None:
+    words = [f"run={tmp_path}", "name=hubert_tiny", f"out={tmp_path}", "licence=none"]
+    assert cli.main(["release", *words]) == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -74,6 +74,11 @@ def pretrain(config: schemas.Pretrain) -> int:
     probe = _probe(config) if config.probe_every else None
     if config.threads:
         torch.set_num_threads(config.threads)
+    picked = {  # refused, where they are, before other processes are started
+        "objective_config": _pick(objective.Config, config),
+        "settings": _pick(Settings, config),
+        "data": _pick(pretraining.Data, config),
+    }
     fabric = make_fabric(config.device, config.devices, config.nodes, config.precision, unused=config.layerdrop > 0)
     fabric.launch()
     with Display() as display:
@@ -93,10 +98,8 @@ def pretrain(config: schemas.Pretrain) -> int:
         path = pretraining.pretrain(
             manifests,
             objective=config.objective,
-            objective_config=_pick(objective.Config, config),
+            **picked,
             upstream=upstream,
-            settings=_pick(Settings, config),
-            data=_pick(pretraining.Data, config),
             folder=folder,
             decoded=Path(config.decoded or folder.parent / "decoded"),
             fabric=fabric,

@@ -7,6 +7,7 @@ keeps a state of its own.
 
 import hashlib
 import json
+import logging
 import math
 import os
 import time
@@ -118,6 +119,8 @@ def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
+    for name in ("lightning.fabric", "lightning.pytorch"):  # what they tell is no news to the person who waits
+        logging.getLogger(name).setLevel(logging.WARNING)
     if torch.distributed.is_torchelastic_launched():
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
     strategy = "auto"

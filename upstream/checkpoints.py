@@ -30,7 +30,7 @@ def write_checkpoint(path: Path | str, family: str, config, state: Mapping[str, 
         config: the dataclass that the family builds from.
         state: the model's `state_dict()`.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     description = {name: value for name, value in catalog.describe(family, config).items() if name != "family"}
@@ -38,7 +38,10 @@ def write_checkpoint(path: Path | str, family: str, config, state: Mapping[str, 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_in(path.parent)
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary, metadata)
+        # not save_file, whose own temporary file a kill would leave behind
+        temporary.write_bytes(
+            save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata)
+        )
         for place in (temporary, path.parent):
             if place == path.parent:
                 os.replace(temporary, path)

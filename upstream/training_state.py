@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from wavbench.upstream.claims import remove_orphans, temporary_in
 from wavbench.upstream.errors import UserError
@@ -52,7 +51,7 @@ def write_whole(folder: Path, write: Callable[[], None]) -> None:
     """
     try:
         write()
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a failed write as a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         raise UserError(
             "the training state cannot be saved",
             where=folder,

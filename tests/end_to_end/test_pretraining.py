@@ -198,6 +198,12 @@ def assert_same_states(folder: Path, other: Path) -> None:
     assert steps_written(folder) == steps_written(other) == [1, 2, 3, 4, 5, 6]
 
 
+def family_of(pid: int) -> list[int]:
+    """A process and all that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(member for child in children for member in family_of(int(child)))]
+
+
 COMMAND = ("-m", "wavbench.benchmark.cli")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -219,8 +225,10 @@ def test_the_command_on_two_processes_goes_on_after_a_kill(
     finish(start("", manifest, tmp_path, 2, words=words_of(manifest, tmp_path / "whole")))
     first = popen(*before, *COMMAND, *words_of(manifest, tmp_path / "killed"), *words)
     wait_for_step(tmp_path / "killed", 3, first)
-    first.kill()
+    for pid in family_of(first.pid):  # torchrun's processes would outlive it
+        os.kill(pid, signal.SIGKILL)
     first.communicate(timeout=PATIENCE)
+    assert steps_written(tmp_path / "killed")[-1] < 6
     second = popen(*before, *COMMAND, *words_of(manifest, tmp_path / "killed"), *words)
     _, err = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, err.decode()

@@ -1,5 +1,6 @@
 """`wavbench pretrain`: recipe and arguments to a run, with the phones probe looking in."""
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable
@@ -59,17 +60,21 @@ def pretrain(config: schemas.Pretrain) -> int:
 
     from wavbench.benchmark.commands import load_upstream
     from wavbench.upstream import pretraining
+    from wavbench.upstream.claims import alone
     from wavbench.upstream.manifest import read_manifest
     from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
 
     objective = pretraining.find_objective(config.objective)
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision} is not known", remedy=f"one of: {', '.join(PRECISIONS)}")
+    if config.units and config.units_from:
+        raise UserError("units and units_from are both given", remedy="give one of them")
     manifests = [read_manifest(path) for path in config.manifest.split(",") if path]
     if len({manifest.name for manifest in manifests}) < len(manifests):
         raise UserError("two manifests have the same name", where=config.manifest, remedy="rename one of the files")
     preset = Path(config.preset).stem
     upstream = f"{config.objective}_{preset}"
+    pretraining.find_shape(upstream)
     folder = Path(config.out or f"pretrained/{upstream}")
     probe = _probe(config) if config.probe_every else None
     if config.threads:
@@ -81,8 +86,8 @@ def pretrain(config: schemas.Pretrain) -> int:
     }
     fabric = make_fabric(config.device, config.devices, config.nodes, config.precision, unused=config.layerdrop > 0)
     fabric.launch()
-    with Display() as display:
-        quiet = not fabric.is_global_zero
+    quiet = not fabric.is_global_zero
+    with Display() as display, contextlib.nullcontext() if quiet else alone(folder, "training"):
 
         def report(status) -> None:
             if quiet:
@@ -132,9 +137,6 @@ def _objectives() -> list[str]:
 def _unit_source(config: schemas.Pretrain, manifests: list, display: Display):
     from wavbench.benchmark.commands import load_upstream
     from wavbench.upstream.pretraining import UnitSource
-
-    if config.units and config.units_from:
-        raise UserError("units and units_from are both given", remedy="give one of them")
 
     def stores() -> dict:
         from wavbench.upstream.extract import extract, fingerprint_of, store_path

@@ -9,9 +9,13 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+from wavbench.upstream.errors import UserError
 
 EXPIRY = 600.0  # seconds without a sign of life; one batch on the slowest machine takes less
 
@@ -50,6 +54,38 @@ def take(folder: Path, key: str, expiry: float = EXPIRY) -> Claim | None:
             json.dump({"token": token, **owner(), "expires_after_s": expiry}, file)
         return Claim(path, token)
     return None
+
+
+@contextlib.contextmanager
+def alone(folder: Path, key: str, expiry: float = 120.0) -> Iterator[None]:
+    """Hold a claim for as long as the block takes, with a sign of life every few seconds.
+
+    Raises:
+        UserError: a living process has it.
+    """
+    claim = take(folder, key, expiry)
+    if claim is None:
+        record = _read(folder / f"{key}.claim") or {}
+        raise UserError(
+            f"another process is at work in this folder ({key})",
+            where=folder,
+            why=f"process {record.get('pid', '?')} on {record.get('host', '?')} holds {key}.claim",
+            remedy=f"wait for it, or give another folder; if it is gone, its claim lapses after {expiry:g} s",
+        )
+    ended = threading.Event()
+
+    def live() -> None:
+        while not ended.wait(expiry / 8):
+            claim.touch()
+
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    try:
+        with claim:
+            yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def owner() -> dict:

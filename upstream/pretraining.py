@@ -85,6 +85,18 @@ def find_objective(name: str) -> ModuleType:
     return importlib.import_module(f"wavbench.upstream.pretrain.{name}")
 
 
+def find_shape(upstream: str) -> tuple[str, object]:
+    """Family and config of the preset that is to be trained.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    found = catalog.find_preset(upstream)
+    if found is None:
+        raise UserError(f"there is no preset {upstream!r} to train", remedy=closest(upstream, catalog.names()))
+    return found
+
+
 def split_rows(speech: Speech, min_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Utterances to train on and for the dev loss, without those that are too short.
 
@@ -260,17 +272,13 @@ def pretrain(
         UserError: unusable data, other settings than the run began with, a loss that is not finite, a full disk.
     """
     module_file = find_objective(objective)
-    stem, preset = catalog.find_preset(upstream) or (None, None)
-    if stem is None:
-        raise UserError(f"there is no preset {upstream!r} to train", remedy=closest(upstream, catalog.names()))
+    stem, preset = find_shape(upstream)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         encoder = catalog.family(stem).build(dataclasses.replace(preset, **(regularisation or {})))
     conv = encoder.conv.sizes
     if init is not None:
         _begin_with(encoder, init)
-
-    folder.mkdir(parents=True, exist_ok=True)
 
     def prepare() -> tuple[Speech, units.Units | None]:
         speech = decode(manifests, decoded, progress=_partial(tell, "decoding"))
@@ -279,6 +287,7 @@ def pretrain(
         source = unit_source or UnitSource()
         return speech, make_units(source, speech, folder, conv, settings.seed, _partial(tell, "units"))
 
+    folder.mkdir(parents=True, exist_ok=True)
     if fabric.is_global_zero:
         prepare()  # the others find what the first has made
     fabric.barrier()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from wavbench.upstream import claims
+from wavbench.upstream.errors import UserError
 
 
 def leave_claim(folder: Path, key: str, **record: object) -> Path:
@@ -180,3 +181,24 @@ def test_what_dead_workers_left_is_removed_and_what_living_ones_hold_stays(tmp_p
     with claims.take(tmp_path, "held"):
         claims.remove_orphans(tmp_path, expiry=600)
         assert {path.name for path in tmp_path.iterdir()} == {mine.name, elsewhere.name, "held.claim"}
+
+
+def test_a_folder_is_one_process_alone_and_gives_signs_of_life(tmp_path: Path) -> None:
+    with claims.alone(tmp_path, "training", expiry=0.4):
+        path = tmp_path / "training.claim"
+        os.utime(path, (0, 0))
+        with pytest.raises(UserError, match="another process") as error, claims.alone(tmp_path / ".", "training", 1e12):
+            pass
+        assert str(os.getpid()) in error.value.why
+        until = time.monotonic() + 20
+        while path.stat().st_mtime < 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_given_back_when_its_work_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), claims.alone(tmp_path, "training"):
+        raise ZeroDivisionError
+    with claims.alone(tmp_path, "training"):
+        assert (tmp_path / "training.claim").is_file()

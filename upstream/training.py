@@ -105,7 +105,7 @@ class Status:
     values: dict[str, float]
 
 
-def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused: bool, spawn: bool = False):
+def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused: bool):
     """Lightning's Fabric for one process or several.
 
     Args:
@@ -114,7 +114,6 @@ def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused
         nodes: machines.
         precision: "fp32" or "bf16".
         unused: whether a step may leave parameters out (LayerDrop does).
-        spawn: start the other processes as copies of a function, not of the command.
     """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
@@ -125,9 +124,7 @@ def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
     strategy = "auto"
     if devices * nodes > 1:
-        strategy = DDPStrategy(
-            find_unused_parameters=unused, start_method="spawn" if spawn else "popen", timeout=timedelta(hours=12)
-        )
+        strategy = DDPStrategy(find_unused_parameters=unused, start_method="popen", timeout=timedelta(hours=12))
     return Fabric(
         accelerator=device, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision], strategy=strategy
     )

@@ -18,9 +18,9 @@ PROBE = "mboshi_fr.csv"
 # name, preset, share of the training time, batch in seconds, and what else differs from the recipe
 GPU_RUNS = (
     ("hubert_tiny_iteration1", "hubert", "tiny", 0.15, 480, {"peak_rate": 2e-3}),
-    ("hubert_tiny", "hubert", "tiny", 0.40, 480, {"peak_rate": 2e-3, "units_layer": 8, "clusters": 200}),
-    ("wav2vec2_tiny", "wav2vec2", "tiny", 0.30, 480, {"peak_rate": 1e-3, "feature_gradient": 0.1}),
-    ("hubert_small", "hubert", "small", 0.15, 480, {"units_layer": 8, "clusters": 200}),
+    ("hubert_tiny", "hubert", "tiny", 0.40, 480, {"peak_rate": 2e-3, "units_layer": 5, "clusters": 300}),
+    ("wav2vec2_tiny", "wav2vec2", "tiny", 0.30, 480, {}),
+    ("hubert_small", "hubert", "small", 0.15, 480, {"units_layer": 5, "clusters": 300}),
 )
 
 
@@ -119,9 +119,10 @@ def main() -> None:
         if seconds < 45 and options.device == "cuda":
             clock.say(f"{name}: {seconds:.0f} s are left for it, too little")
             continue
-        first = options.out / "runs" / "hubert_tiny_iteration1"
-        if "clusters" in extra and (first / "checkpoint.safetensors").is_file():
-            extra = {**extra, "units_from": str(first / "checkpoint.safetensors")}
+        first = options.out / "runs" / "hubert_tiny_iteration1" / "checkpoint.safetensors"
+        if first.is_file() and name != first.parent.name:
+            extra = extra | ({"units_from": first} if "clusters" in extra else {})
+            extra = extra | ({"init": first} if preset == "tiny" else {})
         clock.say(f"training {name}, {seconds:.0f} s")
         try:
             folder = train(name, objective, preset, seconds, batch, extra, manifests, options.out, options)

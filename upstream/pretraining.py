@@ -153,7 +153,7 @@ def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int
         _refuse_other_units(found, source, seed)
         return found
     stores = source.stores() if source.stores else {}
-    described = ", ".join(f"{name} {store.fingerprint.hash} layer {source.layer}" for name, store in stores.items())
+    described = ", ".join(f"{name} {store.fingerprint.hash()} layer {source.layer}" for name, store in stores.items())
     return units.write_units(
         path,
         speech,

@@ -20,7 +20,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench store info PATH | verify PATH | seal PATH         feature stores
   wavbench doctor                                            versions, device, disk, extras
 
-Upstreams without weights in this release run as random twins: weights=random seed=0.
+A preset without weights here runs as a random twin: weights=random seed=0.
 Every command takes results=FOLDER and stores=FOLDER; `wavbench COMMAND --help` lists its keys.
 """
 

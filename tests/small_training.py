@@ -1,8 +1,10 @@
 """A training that takes a tenth of a second: a corpus of a few crops and an encoder of a few thousand weights."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -26,10 +28,16 @@ OBJECTIVE = {
 }
 
 
-def shrink() -> None:
-    """Make the preset "tiny" of both families small, in this process."""
-    hubert.presets["tiny"] = wav2vec2.presets["tiny"] = SMALL
-    pretraining.peak_flops = lambda device, precision: 1e12  # measuring it takes longer than the training
+@contextlib.contextmanager
+def shrunk() -> Iterator[None]:
+    """The preset "tiny" of both families is small, in this process and for so long."""
+    with (
+        mock.patch.dict(hubert.presets, tiny=SMALL),
+        mock.patch.dict(wav2vec2.presets, tiny=SMALL),
+        # measuring it takes longer than the training
+        mock.patch.object(pretraining, "peak_flops", return_value=1e12),
+    ):
+        yield
 
 
 def write_corpus(folder: Path, make_speech: Callable, count: int = 18) -> Path:
@@ -54,7 +62,6 @@ def train(
     objective: str, manifest: Path, folder: Path, *, clusters: int = 6, launched=None, layerdrop: float = 0.0, **values
 ) -> Path:
     """Train or go on; values are those of `Settings`, `Data`, the objective's config and `pretrain`."""
-    shrink()
     torch.set_num_threads(1)
     picked = [
         {name: values.pop(name) for name in list(values) if name in kind.__dataclass_fields__}
@@ -64,20 +71,21 @@ def train(
     if launched is None:
         launched = training.make_fabric("cpu", 1, 1, settings.precision, unused=layerdrop > 0)
         launched.launch()
-    return pretraining.pretrain(
-        [read_manifest(manifest)],
-        objective=objective,
-        objective_config=pretraining.find_objective(objective).Config(**{**OBJECTIVE[objective], **picked[2]}),
-        upstream=f"{objective}_tiny",
-        settings=settings,
-        data=Data(**{**DATA, **picked[1]}),
-        folder=folder,
-        decoded=manifest.parent / "decoded",
-        fabric=launched,
-        unit_source=values.pop("unit_source", UnitSource(clusters=clusters)),
-        regularisation={"dropout": 0.1, "layerdrop": layerdrop},
-        **values,
-    )
+    with shrunk():
+        return pretraining.pretrain(
+            [read_manifest(manifest)],
+            objective=objective,
+            objective_config=pretraining.find_objective(objective).Config(**{**OBJECTIVE[objective], **picked[2]}),
+            upstream=f"{objective}_tiny",
+            settings=settings,
+            data=Data(**{**DATA, **picked[1]}),
+            folder=folder,
+            decoded=manifest.parent / "decoded",
+            fabric=launched,
+            unit_source=values.pop("unit_source", UnitSource(clusters=clusters)),
+            regularisation={"dropout": 0.1, "layerdrop": layerdrop},
+            **values,
+        )
 
 
 def weights_of(folder: Path) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from small_training import SMALL, shrink, train, write_corpus
+from small_training import SMALL, shrunk, train, write_corpus
 
 from wavbench.upstream import catalog, pretraining, training_state, units
 from wavbench.upstream.checkpoints import write_checkpoint
@@ -32,10 +32,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, make_speech) -> Path:
 def refused(wavbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """A function that gives `wavbench pretrain` what it must refuse, and returns the screen."""
     monkeypatch.chdir(tmp_path)
-    shrink()
 
     def run(*words: object) -> str:
-        done = wavbench("pretrain", *words, "workers=0", "threads=1")
+        with shrunk():
+            done = wavbench("pretrain", *words, "workers=0", "threads=1")
         assert done.code == 2, done
         assert "Traceback" not in done.out + done.err
         assert done.err.startswith("error: ")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_training import train, weights_of, write_corpus
+from small_training import shrunk, train, weights_of, write_corpus
 
 from wavbench.benchmark import cli
 
@@ -40,10 +40,8 @@ def work(objective: str, manifest: Path, folder: Path, values: dict, environment
     """A training in this process, or a part of one as torchrun would start it."""
     os.environ.update(environment)
     if words := values.get("words"):
-        from small_training import shrink
-
-        shrink()
-        sys.exit(cli.main([*words]))
+        with shrunk():
+            sys.exit(cli.main([*words]))
     if environment:
         from small_training import training
 
@@ -235,29 +233,28 @@ def test_the_command_on_two_processes_goes_on_after_a_kill(
     assert_same_states(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_the_command_goes_on_with_a_preset_file_of_its_own(
-    wavbench: Callable, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from small_training import shrink
+def test_the_command_goes_on_with_a_preset_file_of_its_own(wavbench: Callable, manifest: Path, tmp_path: Path) -> None:
+    def small(*words: str):
+        with shrunk():
+            return wavbench(*words)
 
-    shrink()
     (tmp_path / "tiny.yaml").write_text(
         "steps: 3\npeak_rate: 1.0e-3\nbatch_seconds: 2\ncrop_seconds: 0.8\nmin_seconds: 0.3\nlog_every: 1\n"
         "hubert:\n  unit_dim: 8\nwav2vec2:\n  entries: 4\n"
     )
     words = ("pretrain", "objective=hubert", f"manifest={manifest}", f"preset={tmp_path / 'tiny.yaml'}", "clusters=5",
              f"out={tmp_path / 'run'}", "workers=0", "threads=1")  # fmt: skip
-    done = wavbench(*words)
+    done = small(*words)
     assert done.code == 0, done
     assert done.made("checkpoint") == [tmp_path / "run" / "checkpoint.safetensors"]
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["module"]["units"].shape == (5, 8)
-    again = wavbench(*words)
+    again = small(*words)
     assert again.code == 0
     assert "step" not in again.out
     # What was trained is an upstream: its states can be the units of the next round, and its weights a beginning.
     trained, basis = tmp_path / "run" / "checkpoint.safetensors", (*words[:5], "workers=0")
     states = (f"units_from={trained}", "units_layer=1", f"stores={tmp_path / 'stores'}")
-    second = wavbench(*basis, *states, f"init={trained}", f"out={tmp_path / 'second'}")
+    second = small(*basis, *states, f"init={trained}", f"out={tmp_path / 'second'}")
     assert second.code == 0, second
-    third = wavbench(*basis, f"units={tmp_path / 'second' / 'units.h5'}", f"out={tmp_path / 'third'}")
+    third = small(*basis, f"units={tmp_path / 'second' / 'units.h5'}", f"out={tmp_path / 'third'}")
     assert third.code == 0, third

@@ -87,12 +87,15 @@ def _curves(tables: dict[str, pd.DataFrame], path: Path) -> None:
         wanted.append(("code_perplexity", "codebook perplexity", ("train",)))
     if "probe" in tables:
         wanted.append(("phones_best", "phones probe, %", ("probe",)))
+    dots = {"train": "", "dev": ".", "probe": "o"}  # of a single point a line shows nothing
     figure, axes = plt.subplots(1, len(wanted), figsize=(3.2 * len(wanted), 2.4), squeeze=False)
     for axis, (column, title, kinds) in zip(axes[0], wanted, strict=True):
         for kind, colour in zip(kinds, COLOURS, strict=False):
             if kind in tables:
                 table = tables[kind]
-                axis.plot(table["audio_hours"], table[column], color=colour, label=kind, linewidth=1.2)
+                axis.plot(
+                    table["audio_hours"], table[column], color=colour, label=kind, linewidth=1.2, marker=dots[kind]
+                )
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("hours of audio seen", fontsize=8)
         axis.tick_params(labelsize=7)

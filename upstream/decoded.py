@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wavbench.upstream.audio import RESAMPLER, AudioError, load_audio
-from wavbench.upstream.claims import temporary_in
+from wavbench.upstream.claims import remove_orphans, temporary_in
 from wavbench.upstream.manifest import Manifest
 
 VERSION = 1
@@ -101,6 +101,7 @@ def _row(manifest: Manifest, row: int) -> list:
 
 def _decode(rows: list[list], place: Path, workers: int, progress: Callable[[int, int], None] | None) -> None:
     place.mkdir(parents=True, exist_ok=True)
+    remove_orphans(place)  # what a killed run had decoded may be large
     temporary = temporary_in(place)
     digest, kept, rejected = hashlib.blake2b(digest_size=16), [], {}
 

@@ -26,6 +26,7 @@ from wavbench.upstream.features import Features
 MODELS = Path(__file__).parent / "models"
 WEIGHTS = Path(__file__).parent / "weights"  # shipped checkpoints, one <preset name>.safetensors each
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PICKLED = (".pt", ".pth", ".bin")  # suffixes of files that torch.save wrote
 FORCE_HUB = "hub:"  # before a folder or id: use the model of transformers even where a native one exists
 
 
@@ -39,16 +40,29 @@ class Upstream:
         config: plain values that describe the model, `family` among them.
         checkpoint: where the weights came from, for people.
         device: where the model runs; features always come back on the CPU.
+        left_out: names of the checkpoint's weights that are no part of the encoder.
+        notes: sentences for people: what was assumed about the checkpoint.
+        folder: where a Hugging Face checkpoint lies.
     """
 
     def __init__(
-        self, name: str, model: nn.Module, *, config: dict, checkpoint: str, device: str | torch.device = "cpu"
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        config: dict,
+        checkpoint: str,
+        device: str | torch.device = "cpu",
+        left_out: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False).to(device)
         self.config = config
         self.checkpoint = checkpoint
         self.device = torch.device(device)
+        self.left_out, self.notes, self.folder = left_out, notes, folder
         self.num_states: int = model.num_states
         self.dim: int = model.dim
         self.frame_rate: float = model.frame_rate  # Hz
@@ -60,6 +74,15 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"Upstream({self.name!r}, {self.num_states} states x {self.dim}, {self.checkpoint!r})"
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the checkpoint, a sentence each: what was left out, and what was assumed."""
+        if not self.left_out:
+            return list(self.notes)
+        parts = sorted({name.split(".")[0] for name in self.left_out})
+        more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
+        said = f"{len(self.left_out)} weights beside the encoder were left out: {', '.join(parts[:8])}{more}"
+        return [said, *self.notes]
 
     @functools.cached_property
     def weights_hash(self) -> str:
@@ -142,8 +165,10 @@ def find_preset(name: str) -> tuple[str, object] | None:
 
 
 def describe(stem: str, config) -> dict:
-    """A config as plain JSON values, with its family."""
-    return {"family": stem, **json.loads(json.dumps(dataclasses.asdict(config)))}
+    """A config as plain JSON values, with its family; fields marked so are left out where they are not set."""
+    optional = {field.name: field.default for field in dataclasses.fields(config) if field.metadata.get("described")}
+    values = {name: value for name, value in dataclasses.asdict(config).items() if optional.get(name, ...) != value}
+    return {"family": stem, **json.loads(json.dumps(values))}
 
 
 def build_random(stem: str, config, seed: int) -> nn.Module:
@@ -161,13 +186,13 @@ def load(
     revision: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Upstream:
-    """An upstream by preset name, folder, `.safetensors` file or hub id.
+    """An upstream by preset name, folder, file or hub id.
 
     Args:
         name: a preset (`names()`; a folder of the same name is `./name`); a folder in the layout of Hugging Face,
-            or with one checkpoint of ours; a `.safetensors` file of ours; or a hub id such as `org/name`. With
-            `hub:` before a folder or an id the implementation of transformers is used even where there is a
-            native one.
+            or with one checkpoint of ours; a `.safetensors` file of ours; a `.pt` or `.pth` file of fairseq, WavLM
+            or torchaudio; or a hub id such as `org/name`. With `hub:` before a folder or an id the implementation of
+            transformers is used even where there is a native one.
         weights: `"random"` for a random twin: the same model with fresh weights from `seed`.
         seed: of random weights.
         revision: branch, tag or commit of a hub id.
@@ -187,6 +212,8 @@ def load(
         return _load_folder(name, path, weights, seed, device, force_hub=forced)
     if path.suffix == ".safetensors" and not forced:
         return _load_file(name, path, weights, seed, device)
+    if path.suffix in PICKLED and not forced:
+        return _load_pickle(name, path, weights, seed, device)
     if HUB_ID.fullmatch(place):
         from wavbench.upstream.models.hub import download
 
@@ -194,7 +221,7 @@ def load(
         return _load_folder(name, folder, weights, seed, device, force_hub=forced, title=f"{place}@{folder.name[:8]}")
     raise UserError(
         f"unknown upstream {name!r}",
-        why="it is no preset, no folder, no .safetensors file and no hub id (org/name)",
+        why="it is no preset, no folder, no .safetensors or .pt file and no hub id (org/name)",
         remedy=closest(name, names()),
     )
 
@@ -228,6 +255,21 @@ def _load_file(name: str, path: Path, weights: str | None, seed: int, device, ti
     return Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
 
 
+def _load_pickle(name: str, path: Path, weights: str | None, seed: int, device) -> Upstream:
+    from wavbench.upstream.checkpoints import fill
+    from wavbench.upstream.foreign import read_foreign
+
+    found = read_foreign(path)
+    if weights == "random":
+        model, checkpoint = build_random(found.family, found.config, seed), f"{path.name} random seed {seed}"
+        said = {}
+    else:
+        model, checkpoint = fill(found.family, found.config, found.state, where=path), path.name
+        said = {"left_out": found.left_out, "notes": found.notes}
+    description = describe(found.family, found.config)
+    return Upstream(name, model, config=description, checkpoint=checkpoint, device=device, **said)
+
+
 def _load_folder(
     name: str, folder: Path, weights: str | None, seed: int, device, *, force_hub: bool, title: str = ""
 ) -> Upstream:
@@ -236,13 +278,15 @@ def _load_folder(
     title = title or folder.resolve().name or str(folder)
     if not (folder / "config.json").is_file():
         return _load_file(name, checkpoints.only_checkpoint(folder), weights, seed, device, title=title)
+    said = {}
     if not force_hub and (native := checkpoints.native_config(folder)):
         stem, config = native
         if weights == "random":
             model = build_random(stem, config, seed)
         else:
-            state, _ = checkpoints.read_hugging_face(folder)
-            model = checkpoints.fill(stem, config, state, where=folder)
+            found = checkpoints.read_hugging_face(folder)
+            model = checkpoints.fill(stem, config, found.state, where=folder)
+            said = {"left_out": found.left_out, "notes": found.notes, "folder": folder}
         description = describe(stem, config)
     else:
         from wavbench.upstream.models import hub
@@ -252,4 +296,4 @@ def _load_folder(
             model = hub.open_folder(folder, random=weights == "random")
         description = {"family": "hub", **model.description}
     checkpoint = f"{title} random seed {seed}" if weights == "random" else title
-    return Upstream(name, model, config=description, checkpoint=checkpoint, device=device)
+    return Upstream(name, model, config=description, checkpoint=checkpoint, device=device, **said)

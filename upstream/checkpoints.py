@@ -6,7 +6,6 @@ Pickles are only ever read by the loader of torch that admits nothing but tensor
 import dataclasses
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +15,22 @@ from torch import Tensor, nn
 from wavbench.upstream import catalog
 from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.pickles import read_tensors
 
 FORMAT = "wavbench-1"
+SAMPLE_RATE = 16_000  # Hz; models of any other rate are refused
 State = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights of another program as a native family's, and what there is to say about them."""
+
+    family: str
+    config: object
+    state: State  # under native names
+    left_out: tuple[str, ...] = ()  # names of weights that are no part of the encoder
+    notes: tuple[str, ...] = ()  # sentences for people: what was assumed
 
 
 def write_checkpoint(path: Path | str, family: str, config, state: Mapping[str, Tensor]) -> None:
@@ -97,12 +109,20 @@ def fill(family: str, config, state: Mapping[str, Tensor], where: object) -> nn.
     """A model with these weights, as float32; nothing is drawn at random on the way.
 
     Raises:
-        UserError: weights are missing, unknown, or of another shape.
+        UserError: the config is of no model, or weights are missing, unknown, of another shape, NaN or infinite.
     """
-    with torch.device("meta"):
-        model = catalog.family(family).build(config)
+    try:
+        with torch.device("meta"):
+            model = catalog.family(family).build(config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(
+            "no model can be built of the checkpoint's settings",
+            where=where,
+            why=str(error)[:300],
+            remedy="weights and settings must come from the same checkpoint",
+        ) from None
     expected = model.state_dict()
-    _refuse(
+    refuse_misfits(
         where,
         missing=sorted(set(expected) - set(state)),
         unexpected=sorted(set(state) - set(expected)),
@@ -112,8 +132,22 @@ def fill(family: str, config, state: Mapping[str, Tensor], where: object) -> nn.
             if name in state and state[name].shape != tensor.shape
         ],
     )
+    refuse_not_finite(state, where)
     model.load_state_dict({name: tensor.float().contiguous() for name, tensor in state.items()}, assign=True)
     return model
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
+    """Raise if a weight is NaN or infinite, naming the tensors: every feature would be NaN too."""
+    names = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
+    if names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise UserError(
+            f"{len(names)} tensors of the checkpoint hold NaN or infinities",
+            where=where,
+            why=f"{', '.join(names[:8])}{more}",
+            remedy="such a model gives no features: take an earlier checkpoint of the training, or fetch it again",
+        )
 
 
 def only_checkpoint(folder: Path) -> Path:
@@ -140,6 +174,52 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def preprocessing(folder: Path) -> dict:
+    """What `preprocessor_config.json` says; empty without the file.
+
+    Raises:
+        UserError: the model wants another sample rate, or the flag of normalisation is no truth value.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    settings = read_json(path)
+    rate = settings.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise UserError(
+            f"the model was trained at another sample rate: {rate} Hz",
+            where=path,
+            why=f"waveforms here have {SAMPLE_RATE} Hz, and its features of them would be meaningless",
+            remedy=f"a model of {SAMPLE_RATE} Hz; where the file is wrong, correct its sampling_rate",
+        )
+    if not isinstance(settings.get("do_normalize", True), bool):
+        raise UserError(
+            f"do_normalize is neither true nor false: {settings['do_normalize']!r}",
+            where=path,
+            remedy="true where the model was trained on waveforms of zero mean and unit variance, otherwise false",
+        )
+    return settings
+
+
+def model_type(family: str) -> str:
+    """What transformers calls a family."""
+    return getattr(catalog.family(family), "MODEL_TYPE", family.replace("_", "-"))
+
+
+def family_of(settings: Mapping) -> str | None:
+    """The native family of a `config.json`, if any."""
+    kind = str(settings.get("model_type", ""))
+    candidates = {kind.replace("-", "_"), kind.partition("-")[0]} & set(catalog.families())
+    return next(
+        (
+            name
+            for name in sorted(candidates)
+            if hasattr(catalog.family(name), "from_hugging_face") and model_type(name) == kind
+        ),
+        None,
+    )
+
+
 def native_config(folder: Path) -> tuple[str, object] | None:
     """Family and config of a Hugging Face folder; None where no file in `upstream/models` covers it.
 
@@ -147,21 +227,24 @@ def native_config(folder: Path) -> tuple[str, object] | None:
     were trained: exactly where the convolutions have layer norms.
     """
     settings = read_json(folder / "config.json")
-    family = str(settings.get("model_type", "")).replace("-", "_")
-    if family not in catalog.families() or not hasattr(catalog.family(family), "from_hugging_face"):
+    family = family_of(settings)
+    if family is None:
         return None
-    normalise = None
-    if (folder / "preprocessor_config.json").is_file():
-        normalise = bool(read_json(folder / "preprocessor_config.json").get("do_normalize", True))
-    try:
-        config = catalog.family(family).from_hugging_face(settings, normalise)
-    except (TypeError, ValueError) as error:
-        raise UserError("config.json cannot be used", where=folder / "config.json", why=str(error)) from None
+    prepared = preprocessing(folder)
+    config = config_of(family, settings, prepared.get("do_normalize", True) if prepared else None, folder)
     return None if config is None else (family, config)
 
 
-def read_hugging_face(folder: Path) -> tuple[State, list[str]]:
-    """Weights of a Hugging Face folder under native names, and the names of those left out.
+def config_of(family: str, settings: Mapping, normalise: bool | None, where: Path) -> object | None:
+    """A family's config from settings of transformers; None where they ask for what is not built here."""
+    try:
+        return catalog.family(family).from_hugging_face(settings, normalise)
+    except (TypeError, ValueError) as error:
+        raise UserError("the settings of the model cannot be used", where=where, why=str(error)) from None
+
+
+def read_hugging_face(folder: Path) -> Checkpoint:
+    """Weights of a Hugging Face folder as its native family's.
 
     Checkpoints with a head (pretraining, CTC) keep the encoder under a prefix; all that lies beside it is left
     out, and so is the vector that replaces masked frames.
@@ -173,25 +256,61 @@ def read_hugging_face(folder: Path) -> tuple[State, list[str]]:
     if native is None:
         raise ValueError(f"no native family covers {folder}")
     family, config = native
-    state = {_old_weight_norm(name): tensor for name, tensor in _read_folder(folder).items()}
-    prefix = f"{family}."
+    notes = () if (folder / "preprocessor_config.json").is_file() else (assumed_normalisation(config),)
+    state, left_out = from_hugging_face(family, config, _read_folder(folder), folder)
+    return Checkpoint(family=family, config=config, state=state, left_out=left_out, notes=notes)
+
+
+def from_hugging_face(
+    family: str, config: object, state: Mapping[str, Tensor], where: object
+) -> tuple[State, tuple[str, ...]]:
+    """Weights under the names of transformers to native ones, and the names of those left out.
+
+    Raises:
+        UserError: encoder weights are missing or unknown.
+    """
+    state = {_old_weight_norm(name): tensor for name, tensor in state.items()}
+    prefix = f"{model_type(family).replace('-', '_')}."
     left_out = []
     if any(name.startswith(prefix) for name in state):
         left_out = [name for name in state if not name.startswith(prefix)]
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     left_out += [name for name in state if name == "masked_spec_embed"]
     state.pop("masked_spec_embed", None)
+    return joined(catalog.family(family).hugging_face_names(config), state, where), tuple(sorted(left_out))
 
-    sources = catalog.family(family).hugging_face_names(config)
-    wanted = [name for names in sources.values() for name in names]
-    _refuse(folder, missing=sorted(set(wanted) - set(state)), unexpected=sorted(set(state) - set(wanted)))
+
+def joined(sources: Mapping[str, tuple[str, ...]], state: Mapping[str, Tensor], where: object) -> State:
+    """Native weights, each made of one or several of a checkpoint, one after the other.
+
+    Args:
+        sources: for every native name, names in `state`.
+        state: exactly the weights that `sources` names.
+        where: for errors.
+
+    Raises:
+        UserError: weights are missing or unknown, or do not fit together.
+    """
+    wanted = {name for names in sources.values() for name in names}
+    refuse_misfits(where, missing=sorted(wanted - set(state)), unexpected=sorted(set(state) - wanted))
     try:
         return {
             name: torch.cat([state[part] for part in parts]) if len(parts) > 1 else state[parts[0]]
             for name, parts in sources.items()
-        }, sorted(left_out)
+        }
     except RuntimeError as error:
-        raise UserError("weights do not fit together", where=folder, why=str(error)) from None
+        raise UserError(
+            "the weights do not fit together", where=where, why=str(error), remedy="fetch the checkpoint again"
+        ) from None
+
+
+def assumed_normalisation(config: object) -> str:
+    """What is said where a checkpoint does not tell whether it was trained on normalised waveforms."""
+    does = "are" if getattr(config, "normalise", False) else "are not"
+    return (
+        f"the checkpoint does not say whether waveforms are normalised: they {does} "
+        "(as the released models were trained: exactly where the convolutions have layer norms)"
+    )
 
 
 def _old_weight_norm(name: str) -> str:
@@ -213,8 +332,9 @@ def _read_folder(folder: Path) -> State:
                 raise UserError(f"{index.name} names files that are not there: {', '.join(absent)}", where=folder)
         else:
             continue
-        read = _read_safetensors if suffix == "safetensors" else _read_bin
-        return {name: tensor for path in files for name, tensor in read(path)[1].items()}
+        if suffix == "safetensors":
+            return {name: tensor for path in files for name, tensor in _read_safetensors(path)[1].items()}
+        return {name: tensor for path in files for name, tensor in read_tensors(path).items()}
     raise UserError(
         "this folder has no weights",
         where=folder,
@@ -236,25 +356,7 @@ def _read_safetensors(path: Path, with_weights: bool = True) -> tuple[dict[str, 
         ) from None
 
 
-def _read_bin(path: Path) -> tuple[dict, State]:
-    """A pickle, through the loader that builds tensors and nothing else; there is no second try without it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path.name} is damaged, or holds more than tensors",
-            where=path,
-            why=str(error).split("\n")[0],
-            remedy="a pickle can run code, so only tensors are read: convert it to model.safetensors",
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path.name} is damaged", where=path, why=str(error), remedy="fetch it again") from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError(f"{path.name} is no table of tensors", where=path, remedy="convert it to model.safetensors")
-    return {}, state
-
-
-def _refuse(where: object, **faults: list[str]) -> None:
+def refuse_misfits(where: object, **faults: list[str]) -> None:
     """Raise if anything is wrong with the weights, naming the first few of each kind."""
     lines = []
     for kind, names in faults.items():

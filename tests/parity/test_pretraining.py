@@ -55,7 +55,7 @@ def ours_of(folder: Path) -> nn.Module:
     """The native encoder of a folder; transformers is given the same waveforms, normalised or not."""
     family, config = checkpoints.native_config(folder)
     encoder = catalog.family(family).build(config)
-    encoder.load_state_dict(checkpoints.read_hugging_face(folder)[0])
+    encoder.load_state_dict(checkpoints.read_hugging_face(folder).state)
     return encoder
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wavbench.upstream.checkpoints import preprocessing, refuse_not_finite
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.features import Features
 from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
@@ -61,6 +62,11 @@ class Hub(nn.Module):
     def _measure(self) -> None:
         """Number and width of the states, frame rate, and the shortest utterance."""
         config = self.encoder.config
+        if config.model_type == "whisper":  # known without a pass over its window of 30 s
+            self.num_states, self.dim = config.encoder_layers + 1, config.d_model
+            self.positions = config.max_source_positions  # frames of the whole window
+            self.frame_rate, self.min_samples = self.positions * SAMPLE_RATE / self.window, 1
+            return
         with torch.inference_mode(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # feature extractors, about inputs that are too short
             torch.manual_seed(0)
@@ -125,7 +131,8 @@ class Hub(nn.Module):
             inputs = {self.encoder.main_input_name: waveforms}
         else:
             arrays = list(waveforms.detach().cpu().numpy())
-            inputs = self.extractor(arrays, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(waveforms.device)
+            inputs = self.extractor(arrays, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+            inputs = inputs.to(waveforms.device, waveforms.dtype)
         output = self.encoder(**inputs, output_hidden_states=True)
         states = list(output.hidden_states)
         if output.last_hidden_state.shape == states[-1].shape:
@@ -141,7 +148,7 @@ def build(config: Config) -> Hub:
     from transformers import AutoConfig, AutoModel
 
     theirs = AutoConfig.for_model(config.kind, **config.settings)
-    return _wrap(AutoModel.from_config(theirs, trust_remote_code=False), theirs, config.normalise)
+    return wrap(AutoModel.from_config(theirs, trust_remote_code=False), theirs, config.normalise)
 
 
 def open_folder(folder: Path, *, random: bool = False) -> Hub:
@@ -155,22 +162,23 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
     extractor, normalise = None, False
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if (folder / "preprocessor_config.json").is_file():
-            settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        if settings := preprocessing(folder):
             if settings.get("feature_extractor_type", "Wav2Vec2FeatureExtractor") == "Wav2Vec2FeatureExtractor":
                 normalise = bool(settings.get("do_normalize", True))
             else:
                 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+        kind = encoder_class(config)
         if random:
-            model, report = AutoModel.from_config(config, trust_remote_code=False), {}
+            model, report = kind(config) if kind else AutoModel.from_config(config, trust_remote_code=False), {}
         else:
-            model, report = AutoModel.from_pretrained(
+            model, report = (kind or AutoModel).from_pretrained(
                 folder,
                 trust_remote_code=False,
                 weights_only=True,
                 use_safetensors=bool(list(folder.glob("*.safetensors"))),
                 dtype=torch.float32,
                 output_loading_info=True,
+                key_mapping={r"^(model\.)?encoder\.": ""} if kind else None,
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
         raise UserError("transformers cannot open this folder", where=folder, why=str(error).strip()) from None
@@ -186,10 +194,21 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
             why=f"missing: {missing[:8]}; of another shape: {list(report.get('mismatched_keys', ()))[:8]}",
             remedy="weights and config must come from the same checkpoint",
         )
-    return _wrap(model, config, normalise, extractor)
+    refuse_not_finite(model.state_dict(), folder)
+    return wrap(model, config, normalise, extractor)
 
 
-def _wrap(model: nn.Module, config, normalise: bool, extractor=None) -> Hub:
+def encoder_class(config) -> type | None:
+    """The class of an encoder that is built and read without the decoder of its model; None where there is none."""
+    if config.model_type != "whisper":
+        return None
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    return WhisperEncoder
+
+
+def wrap(model: nn.Module, config, normalise: bool, extractor=None) -> Hub:
+    """The face of an upstream for an encoder, or for the encoder of a model that has a decoder too."""
     settings = json.loads(config.to_json_string(use_diff=True))
     settings = {name: value for name, value in settings.items() if name not in PASSING}
     encoder = model.get_encoder() if config.is_encoder_decoder else model

@@ -130,7 +130,7 @@ def test_a_model_of_the_hub_is_opened_from_its_snapshot(tmp_path: Path, monkeypa
 
     catalog.load("hub_wavlm_tiny", weights="random").model.encoder.save_pretrained(tmp_path / "0123456789abcdef")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "0123456789abcdef"))
-    upstream = catalog.load("some/model")
+    upstream = catalog.load("hub:some/model")
     assert upstream.checkpoint == "some/model@01234567"
     assert upstream.weights_hash == catalog.load("hub_wavlm_tiny", weights="random").weights_hash
     twin = catalog.load("some/model", weights="random", seed=1)

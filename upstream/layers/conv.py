@@ -1,5 +1,6 @@
 """The strided convolutions of wav2vec 2.0: valid samples to packed frames."""
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -7,10 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wavbench.upstream.layers.windowed_convs import WindowedConvs
+from wavbench.upstream.layers.linear import Weight, engine, frozen, is_frozen, prepare, product, product_type
+from wavbench.upstream.layers.windowed_convs import WindowedConvs, windows
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
 
-CHUNK = 100  # frames convolved at once when no gradient is kept: 2 s, 13 MB after the first layer of BASE
+CHUNK = 100  # frames convolved at once on a CPU when no gradient is kept: 2 s, 13 MB after the first layer of BASE
+DEVICE_CHUNK = 3_000  # the same elsewhere, where few large kernels are better
+WINDOWS = 1 << 20  # windows of samples whose covariance is summed at once: 84 MB in float64
 TRAINING_CHUNK = 100  # frames convolved at once on a CPU when a gradient is kept
 
 Piece = tuple[int, int, int]  # utterance, first frame, number of frames
@@ -70,8 +74,11 @@ class ConvEncoder(nn.Module):
         plain = waveforms.device.type == "cpu" and not waveforms.requires_grad
         if torch.is_grad_enabled() and self.norm == "group" and plain and any(frames):
             return self._windowed(waveforms, first, frames), frames
-        chunk = sum(frames) if torch.is_grad_enabled() else CHUNK
-        outputs = [self._chunk(waveforms, first, pieces) for pieces in cut(frames, chunk)]
+        if is_frozen(waveforms):
+            outputs = self._products(waveforms, first, frames)
+        else:
+            chunk = sum(frames) if torch.is_grad_enabled() else DEVICE_CHUNK
+            outputs = [self._chunk(waveforms, first, pieces) for pieces in cut(frames, chunk)]
         if not outputs:
             return waveforms.new_zeros(0, self.convs[-1].out_channels), frames
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], frames
@@ -82,15 +89,43 @@ class ConvEncoder(nn.Module):
         if self.norm == "layer":
             return conv.weight, conv.bias
         kernel, stride = self.sizes[0]
-        windows = waveform.unfold(0, kernel, stride).double()  # (first_frames, kernel)
-        mean = windows.mean(dim=0)
-        windows = windows - mean
-        covariance = windows.T @ windows / len(windows)  # (kernel, kernel)
+        seen = waveform.unfold(0, kernel, stride)  # (first_frames, kernel)
+        parts = seen.split(WINDOWS)
+        mean = sum(part.double().sum(dim=0) for part in parts) / len(seen)
+        covariance = sum((centred := part.double() - mean).T @ centred for part in parts) / len(seen)
         weight = conv.weight[:, 0].double()  # (channels, kernel)
         variance = ((weight @ covariance) * weight).sum(dim=1)
         scale = self.norms[0].weight * torch.rsqrt(variance + self.norms[0].eps)
         shift = self.norms[0].bias - scale * (weight @ mean)  # the bias of the convolution cancels out
         return (weight * scale[:, None])[:, None].to(waveform.dtype), shift.to(waveform.dtype)
+
+    def _products(
+        self, waveforms: Tensor, first: Sequence[tuple[Tensor, Tensor | None] | None], frames: Sequence[int]
+    ) -> list[Tensor]:
+        """Frames of all utterances, for inference on a CPU: a layer is one product with GELU in it."""
+        dtype = product_type(waveforms)
+        fused = self.norm == "group"
+        rest = [
+            frozen(conv, dtype, (conv.weight, conv.bias), functools.partial(_rows, conv, dtype))
+            for conv in self.convs[1:]
+        ]
+        outputs = []
+        for utterance, start, count in (piece for group in cut(frames, CHUNK) for piece in group):
+            weight, bias = first[utterance]
+            # In float32 whatever autocast says: bfloat16 would round the samples to eight bits.
+            row = Weight(weight[:, 0], bias, waveforms.dtype, engine() == "onednn")
+            seen = self._samples(waveforms, (utterance, start, count)).unfold(0, *self.sizes[0])
+            x = self._norm_and_gelu(0, product(seen, row, gelu=fused)).to(dtype)
+            for layer, (size, table) in enumerate(zip(self.sizes[1:], rest, strict=True), start=1):
+                x = self._norm_and_gelu(layer, product(windows(x, *size), table, gelu=fused))
+            outputs.append(x)
+        return outputs
+
+    def _norm_and_gelu(self, layer: int, x: Float[Tensor, "steps channels"]) -> Float[Tensor, "steps channels"]:
+        if self.norm == "group":
+            return x
+        norm = self.norms[layer]
+        return torch.ops.aten.gelu_(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
 
     def _together(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "total_frames channels"]:
         """Frames of utterances of equal length, for training on a GPU: few large kernels, nothing is padded."""
@@ -148,6 +183,11 @@ class ConvEncoder(nn.Module):
         if self.norm == "layer":
             x = self.norms[layer](x.transpose(1, 2)).transpose(1, 2)
         return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+
+
+def _rows(conv: nn.Conv1d, dtype: torch.dtype) -> Weight:
+    """The weight of a convolution for a product with `windows`: kernel before channels."""
+    return prepare(conv.weight.transpose(1, 2).flatten(1), conv.bias, dtype)
 
 
 def cut(frames: Sequence[int], chunk: int) -> Iterator[list[Piece]]:

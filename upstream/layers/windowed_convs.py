@@ -1,4 +1,4 @@
-"""Training of the strided convolutions on a CPU: matrix products over windows of frames, piece by piece."""
+"""Strided convolutions on a CPU: matrix products over windows of frames, piece by piece, and their gradient."""
 
 from collections.abc import Sequence
 

@@ -13,6 +13,7 @@ __all__ = ["Config", "build", "from_hugging_face", "hugging_face_names", "preset
 build = Wav2Vec2
 presets = {name: wav2vec2.presets[name] for name in ("tiny", "small", "base")}
 presets["large"] = wav2vec2.presets["large_lv60"]
+presets["xlarge"] = wav2vec2.presets["xls_r_1b"]
 
 
 def from_hugging_face(settings: Mapping, normalise: bool | None) -> Config | None:
@@ -22,6 +23,10 @@ def from_hugging_face(settings: Mapping, normalise: bool | None) -> Config | Non
         settings: the file's content; absent values are the defaults of transformers.
         normalise: what the preprocessor's file says, or None without one.
     """
-    if not settings.get("feat_proj_layer_norm", True) or settings.get("conv_pos_batch_norm", False):
+    if (
+        settings.get("adapter_attn_dim")
+        or not settings.get("feat_proj_layer_norm", True)
+        or settings.get("conv_pos_batch_norm", False)
+    ):
         return None
     return wav2vec2.from_hugging_face(settings, normalise)

@@ -4,13 +4,14 @@ Source: Baevski et al. 2020, wav2vec 2.0: A Framework for Self-Supervised Learni
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.upstream.features import Features
+from wavbench.upstream.layers.attention import RelativePositions
 from wavbench.upstream.layers.conv import ConvEncoder
 from wavbench.upstream.layers.linear import linear
 from wavbench.upstream.layers.packing import pad_states
@@ -20,6 +21,8 @@ from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
 from wavbench.upstream.lengths import samples_from_frames, total_stride
 
 SAMPLE_RATE = 16_000  # Hz
+# A field younger than the first stores is described only where it is set, so that their fingerprints stay.
+WHERE_SET = {"described": "where set"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class Config:
     position_kernel: int = 128  # frames
     position_groups: int = 16
     pre_norm: bool = False  # norm before attention and feed-forward, not after
+    adapter_dim: int = field(default=0, metadata=WHERE_SET)  # of adapters exchanged per language (MMS); 0: none
     eps: float = 1e-5  # of the norms of projection and transformer
     projection_dropout: float = 0.0  # dropouts are shares, and act in training only
     dropout: float = 0.0  # of the outputs of attention and feed-forward, and of the first block's input
@@ -50,9 +54,16 @@ class Wav2Vec2(nn.Module):
 
     Pretraining uses the steps of `forward` apart: `raw_latents`, `projection_norm`, `project` (after which frames are
     masked) and `transformer`.
+
+    Args:
+        config: the shape.
+        positions: what is added to every frame before the blocks; the convolution of the paper where None.
+        relative: relative positions that the blocks' attention is gated with, where the family has them.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, *, positions: nn.Module | None = None, relative: RelativePositions | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.num_states = config.num_layers + 1
@@ -76,24 +87,35 @@ class Wav2Vec2(nn.Module):
                 dropout=config.dropout,
                 attention_dropout=config.attention_dropout,
                 inner_dropout=config.inner_dropout,
+                gated=relative is not None,
+                adapter_dim=config.adapter_dim,
             )
             for _ in range(config.num_layers)
         ]
         self.transformer = Transformer(
-            PositionalConv(config.dim, config.position_kernel, config.position_groups),
+            positions or PositionalConv(config.dim, config.position_kernel, config.position_groups),
             blocks,
             dim=config.dim,
             pre_norm=config.pre_norm,
             eps=config.eps,
             dropout=config.dropout,
             layerdrop=config.layerdrop,
+            relative=relative,
         )
 
     def forward(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
+        states, frames = self.packed(waveforms, lengths)
+        return Features(pad_states(states, frames), torch.tensor(frames, device=lengths.device), self.frame_rate)
+
+    def packed(
+        self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], top: int | None = None
+    ) -> tuple[list[Float[Tensor, "total_frames dim"]], Sequence[int]]:
+        """States 0 to `top` (all where None) of all utterances one after the other, and the frames of each."""
         latents, frames = self.convolve(waveforms, lengths)
         x = self.project(latents)
-        states = self.transformer(x, frames) if sum(frames) else [x] * self.num_states
-        return Features(pad_states(states, frames), torch.tensor(frames, device=lengths.device), self.frame_rate)
+        if not sum(frames):
+            return [x] * (self.num_states if top is None else top + 1), frames
+        return self.transformer(x, frames, top), frames
 
     def convolve(
         self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
@@ -114,7 +136,9 @@ class Wav2Vec2(nn.Module):
         return self.projection_dropout(linear(self.projection, latents))
 
 
+DEEP = {"normalise": True, "conv_norm": "layer", "conv_bias": True, "pre_norm": True}  # what large models share
 LARGE = {"dim": 1024, "num_layers": 24, "num_heads": 16, "inner_dim": 4096}
+BILLION = {"dim": 1280, "num_layers": 48, "num_heads": 16, "inner_dim": 5120}
 
 build = Wav2Vec2
 presets = {
@@ -125,8 +149,13 @@ presets = {
     # The paper says 8 heads; fairseq's configuration and every released BASE checkpoint have 12.
     "base": Config(),
     "large": Config(**LARGE),
-    # Trained on Libri-Light (60,000 h), and the shape of XLSR and MMS.
-    "large_lv60": Config(**LARGE, normalise=True, conv_norm="layer", conv_bias=True, pre_norm=True),
+    "large_lv60": Config(**LARGE, **DEEP),  # Libri-Light, 60,000 h
+    "xlsr_53": Config(**LARGE, **DEEP),  # 53 languages; Conneau et al. 2020
+    "xls_r_300m": Config(**LARGE, **DEEP),  # 128 languages; Babu et al. 2021
+    "xls_r_1b": Config(**BILLION, **DEEP),
+    "xls_r_2b": Config(**BILLION | {"dim": 1920, "inner_dim": 7680}, **DEEP),
+    "mms_300m": Config(**LARGE, **DEEP),  # 1,406 languages; Pratap et al. 2023
+    "mms_1b": Config(**BILLION, **DEEP),
 }
 
 
@@ -137,19 +166,25 @@ def from_hugging_face(settings: Mapping, normalise: bool | None) -> Config | Non
         settings: the file's content; absent values are the defaults of transformers.
         normalise: what the preprocessor's file says, or None without one.
     """
-    plain = {"add_adapter": (False,), "adapter_attn_dim": (None,), "feat_extract_norm": ("group", "layer")}
+    plain = {"add_adapter": (False,), "feat_extract_norm": ("group", "layer")}
     plain |= {"hidden_act": ("gelu",), "feat_extract_activation": ("gelu",)}
     if any(settings.get(name, values[0]) not in values for name, values in plain.items()):
         return None
-    values = {}
-    for name, theirs in HUGGING_FACE_SETTINGS.items():
-        if theirs in settings:
-            values[name] = (
-                tuple(settings[theirs]) if theirs.startswith("conv_") and name != "conv_bias" else settings[theirs]
-            )
+    values = settings_of(settings)
+    if settings.get("adapter_attn_dim"):
+        values["adapter_dim"] = settings["adapter_attn_dim"]
     if normalise is None:
         normalise = values.get("conv_norm") == "layer"
     return Config(normalise=normalise, **values)
+
+
+def settings_of(settings: Mapping) -> dict:
+    """Fields of a config that a `config.json` names; what it leaves out is the default of both."""
+    return {
+        name: tuple(settings[theirs]) if isinstance(settings[theirs], list) else settings[theirs]
+        for name, theirs in HUGGING_FACE_SETTINGS.items()
+        if theirs in settings
+    }
 
 
 HUGGING_FACE_SETTINGS = {
@@ -180,6 +215,13 @@ def hugging_face_names(config: Config) -> dict[str, tuple[str, ...]]:
         modules[f"conv.norms.{i}"] = (f"feature_extractor.conv_layers.{i}.layer_norm",)
     for i in range(config.num_layers):
         ours, theirs = f"transformer.blocks.{i}", f"encoder.layers.{i}"
+        if config.adapter_dim:
+            adapter = f"{theirs}.adapter_layer"
+            modules |= {
+                f"{ours}.adapter.norm": (f"{adapter}.norm",),
+                f"{ours}.adapter.inner": (f"{adapter}.linear_1",),
+                f"{ours}.adapter.out": (f"{adapter}.linear_2",),
+            }
         modules |= {
             f"{ours}.attention.qkv": tuple(f"{theirs}.attention.{part}_proj" for part in "qkv"),
             f"{ours}.attention.out": (f"{theirs}.attention.out_proj",),

@@ -8,7 +8,7 @@ from torch import Tensor
 from wavbench.upstream.layers import conv
 from wavbench.upstream.layers.conv import ConvEncoder
 from wavbench.upstream.layers.positions import PositionalConv
-from wavbench.upstream.layers.transformer import SelfAttention, attend
+from wavbench.upstream.layers.attention import SelfAttention, attend
 from wavbench.upstream.layers.windowed_convs import unwind, windows
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
@@ -121,6 +121,6 @@ def test_attention_weights_are_dropped_in_bfloat16() -> None:
     torch.manual_seed(0)
     query, key = torch.zeros(2, 1, 1, 100, 4, dtype=torch.bfloat16, requires_grad=True)
     value = torch.ones(1, 1, 100, 4, dtype=torch.bfloat16)
-    found = attend(query, key, value, 0.5)  # each frame is the share of weights kept, times two
+    found = attend(query, key, value, dropout=0.5)  # each frame is the share of weights kept, times two
     assert found.std() > 0.05
     assert abs(found.mean() - 1) < 0.05

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wavbench.upstream.checkpoints import preprocessing, refuse_not_finite
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.features import Features
+from wavbench.upstream.languages import file_name, unknown_language
 from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
 from wavbench.upstream.lengths import samples_from_frames
 
@@ -168,6 +169,8 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
             else:
                 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         kind = encoder_class(config)
+        if kind:
+            _refuse_other_spectra(extractor, config, folder)
         if random:
             model, report = kind(config) if kind else AutoModel.from_config(config, trust_remote_code=False), {}
         else:
@@ -207,6 +210,17 @@ def encoder_class(config) -> type | None:
     return WhisperEncoder
 
 
+def _refuse_other_spectra(extractor, config, folder: Path) -> None:
+    if extractor is None or extractor.feature_size != config.num_mel_bins:
+        has = f"it makes spectra of {extractor.feature_size} mel channels" if extractor else "there is none"
+        raise UserError(
+            "preprocessor_config.json does not fit the encoder",
+            where=folder,
+            why=f"{has}, and the encoder sees {config.num_mel_bins}",
+            remedy="fetch it from the same checkpoint as the weights",
+        )
+
+
 def wrap(model: nn.Module, config, normalise: bool, extractor=None) -> Hub:
     """The face of an upstream for an encoder, or for the encoder of a model that has a decoder too."""
     settings = json.loads(config.to_json_string(use_diff=True))
@@ -215,23 +229,35 @@ def wrap(model: nn.Module, config, normalise: bool, extractor=None) -> Hub:
     return Hub(encoder, kind=config.model_type, settings=settings, normalise=normalise, extractor=extractor)
 
 
-def download(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
+def download(name: str, revision: str | None = None, *, weights: bool = True, language: str | None = None) -> Path:
     """A snapshot of a Hub repository: JSON files and weights, safetensors where there are any.
 
+    Args:
+        name: `org/name`.
+        revision: branch, tag or commit.
+        weights: fetch them, or the JSON files alone.
+        language: fetch the adapters of this one too; a repository may have a thousand of 10 MB.
+
     Raises:
-        UserError: there is no connection, no such repository or revision, or no right to read it.
+        UserError: there is no connection, no such repository, revision or language, or no right to read it.
     """
     import huggingface_hub
     from huggingface_hub.errors import HTTPError  # of whatever library it speaks HTTP with
 
-    def fetch(patterns: Sequence[str]) -> Path:
+    def fetch(patterns: Sequence[str], ignored: Sequence[str] = ("*/*", "adapter.*")) -> Path:
         folder = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(ignored)
         )
         return Path(folder)
 
     try:
         folder = fetch(["*.json", "*.safetensors"] if weights else ["*.json"])
+        if language and not (folder / file_name(language)).is_file():
+            fetch([file_name(language)], ["*/*"])
+        if language and not (folder / file_name(language)).is_file():
+            files = [Path(file) for file in huggingface_hub.list_repo_files(name, revision=revision)]
+            adapters = [file.name.split(".")[1] for file in files if file.match("adapter.*.safetensors")]
+            raise unknown_language(language, sorted(adapters), name)
         if weights and not list(folder.glob("*.safetensors")):
             folder = fetch(["*.json", "pytorch_model*.bin"])
     except (HTTPError, OSError, ValueError) as error:

@@ -19,7 +19,9 @@ def extract(config: schemas.Extract) -> int:
     if config.pool not in ("none", "mean"):
         raise UserError(f"pool={config.pool} is not known", remedy="pool=none for frames, pool=mean for statistics")
     manifest = read_manifest(config.manifest)
-    upstream = load_upstream(config.upstream, config.weights, config.seed, config.revision, config.device)
+    upstream = load_upstream(
+        config.upstream, config.weights, config.seed, config.revision, config.device, config.language
+    )
     layers = None if config.layers == "all" else numbers(config.layers, upstream.num_states)
     pooled = config.pool == "mean"
     fingerprint = fingerprint_of(upstream, layers, pooled, config.dtype)
@@ -58,7 +60,9 @@ def run(config: schemas.Run) -> int:
 
     load_task(config.task)  # a misspelt task is said before anything slow
     manifest = read_manifest(config.manifest)
-    upstream = load_upstream(config.upstream, config.weights, config.seed, config.revision, config.device)
+    upstream = load_upstream(
+        config.upstream, config.weights, config.seed, config.revision, config.device, config.language
+    )
     layers = config.layers if config.layers in (MIX, ALL) else numbers(config.layers, upstream.num_states)
     cell = Cell(
         task=config.task,
@@ -108,9 +112,13 @@ def sweep(config: schemas.Sweep) -> int:
     framed = {cell.manifest for cell in config.cells if statistics_of(load_task(cell.task)) is None}
     jobs = [
         Job(
-            upstream=lambda u=u: load_upstream(u.name, u.weights, u.seed, u.revision, config.device),
+            upstream=lambda u=u: load_upstream(u.name, u.weights, u.seed, u.revision, config.device, u.language),
             upstream_name=" ".join(
-                [u.name, *([u.weights, f"seed {u.seed}"] if u.weights else []), *filter(None, [u.revision])]
+                [
+                    u.name,
+                    *([u.weights, f"seed {u.seed}"] if u.weights else []),
+                    *filter(None, [u.revision, u.language and f"language {u.language}"]),
+                ]
             ),
             manifest=manifests[cell.manifest],
             cell=Cell(
@@ -162,6 +170,20 @@ def release(config: schemas.Release) -> int:
     from wavbench.benchmark.release import release
 
     path = release(Path(config.run), config.name, Path(config.out), licence=config.licence, notes=config.notes)
+    print(f"checkpoint: {path}")
+    return 0
+
+
+def export(config: schemas.Export) -> int:
+    """An upstream in the layout of another program."""
+    from wavbench.upstream.export import export_hugging_face, refuse_place
+
+    kind, _, place = config.to.partition(":")
+    if kind != "hf" or not place:
+        raise UserError(f"to={config.to} is not known", remedy="to=hf:FOLDER, the layout of transformers")
+    refuse_place(Path(place))  # before anything slow
+    upstream = load_upstream(config.upstream, config.weights, config.seed, config.revision, "cpu", config.language)
+    path = export_hugging_face(upstream, Path(place), licence=config.licence)
     print(f"checkpoint: {path}")
     return 0
 
@@ -291,8 +313,8 @@ def doctor(config: schemas.Doctor) -> int:
     return 0 if well else 1
 
 
-def load_upstream(name: str, weights: str, seed: int, revision: str, device: str):
-    """An upstream from configuration values, "" meaning not given."""
+def load_upstream(name: str, weights: str, seed: int, revision: str, device: str, language: str = ""):
+    """An upstream from configuration values, "" meaning not given; says what was left out of its checkpoint."""
     import torch
 
     from wavbench.upstream.catalog import load
@@ -307,7 +329,12 @@ def load_upstream(name: str, weights: str, seed: int, revision: str, device: str
             f"device={device} cannot be used", why=str(error).partition("\n")[0][:200], remedy="device=cpu"
         ) from None
     _seed("seed", seed)
-    return load(name, weights=weights or None, seed=seed, revision=revision or None, device=place)
+    upstream = load(
+        name, weights=weights or None, seed=seed, revision=revision or None, language=language or None, device=place
+    )
+    for remark in upstream.remarks():
+        print(f"note: {remark}")
+    return upstream
 
 
 def numbers(text: str, states: int | None) -> tuple[int, ...]:

@@ -16,11 +16,12 @@ from wavbench.upstream.errors import UserError
 class Extract:
     """Dump layer-wise features of a corpus to a store."""
 
-    upstream: str = "???"  # preset, folder, .safetensors file, hub id, or a name in configs/upstream
+    upstream: str = "???"  # preset, folder, .safetensors or .pt file, or hub id
     manifest: str = "???"  # .csv, .jsonl or .parquet
     weights: str = ""  # "random" for a random twin
     seed: int = 0  # of random weights
     revision: str = ""  # of a hub id
+    language: str = ""  # whose adapters a multilingual checkpoint (MMS) is used with
     layers: str = "all"  # or numbers: 4,8
     pool: str = "none"  # none: frames; mean: mean and deviation over frames
     dtype: str = "float16"  # float32, int8
@@ -40,6 +41,7 @@ class Run:
     weights: str = ""
     seed: int = 0  # of random weights
     revision: str = ""
+    language: str = ""  # of adapters (MMS)
     layers: str = "mix"  # mix, all, or numbers: 4,8
     head_seed: int = 0  # of head, batches and drawn trials
     budget: float = 1.0  # share of the protocol's updates
@@ -57,6 +59,7 @@ class SweepUpstream:
     weights: str = ""
     seed: int = 0
     revision: str = ""
+    language: str = ""
 
 
 @dataclass
@@ -135,6 +138,19 @@ class Release:
     licence: str = "???"  # of the weights, one line
     notes: str = ""  # a paragraph for the card
     out: str = "upstream/weights"
+
+
+@dataclass
+class Export:
+    """An upstream to a folder that transformers opens, with a model card."""
+
+    upstream: str = "???"  # preset, folder, file or hub id
+    to: str = "???"  # hf:FOLDER; the folder must be new or empty
+    licence: str = "unknown"  # of the weights, one line
+    weights: str = ""
+    seed: int = 0  # of random weights
+    revision: str = ""
+    language: str = ""  # of adapters (MMS)
 
 
 @dataclass

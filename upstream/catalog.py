@@ -63,6 +63,7 @@ class Upstream:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.left_out, self.notes, self.folder = left_out, notes, folder
+        self.language: str | None = None  # whose adapters are in the model, where they were exchanged
         self.num_states: int = model.num_states
         self.dim: int = model.dim
         self.frame_rate: float = model.frame_rate  # Hz
@@ -83,6 +84,29 @@ class Upstream:
         more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
         said = f"{len(self.left_out)} weights beside the encoder were left out: {', '.join(parts[:8])}{more}"
         return [said, *self.notes]
+
+    def set_language(self, code: str) -> None:
+        """Exchange the adapters of a multilingual model (MMS) for those of a language; the hash changes with them.
+
+        Args:
+            code: of the language, as in `adapter.<code>.safetensors` of the checkpoint's folder.
+
+        Raises:
+            UserError: the model has no adapters, or none for that language.
+        """
+        from wavbench.upstream import languages
+
+        if self.folder is None or not self.config.get("adapter_dim"):
+            raise UserError(
+                f"{self.name} has no adapters per language",
+                where=f"language={code}",
+                remedy="leave language= out, or a Hugging Face folder or id with adapters: facebook/mms-1b-all",
+            )
+        names = family(self.config["family"]).hugging_face_names(self.model.config)
+        languages.set_language(self.model, names, self.folder, code)
+        self.checkpoint = f"{self.checkpoint.removesuffix(f' language {self.language}')} language {code}"
+        self.language = code
+        self.__dict__.pop("weights_hash", None)  # of the weights that were
 
     @functools.cached_property
     def weights_hash(self) -> str:
@@ -184,6 +208,7 @@ def load(
     weights: str | None = None,
     seed: int = 0,
     revision: str | None = None,
+    language: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Upstream:
     """An upstream by preset name, folder, file or hub id.
@@ -196,11 +221,19 @@ def load(
         weights: `"random"` for a random twin: the same model with fresh weights from `seed`.
         seed: of random weights.
         revision: branch, tag or commit of a hub id.
+        language: code of the language whose adapters a multilingual checkpoint (MMS) is used with.
         device: where the model runs.
 
     Raises:
         UserError: the name is unknown, the preset has no weights, or a checkpoint does not fit its model.
     """
+    upstream = _load(name, weights, seed, revision, language, device)
+    if language:
+        upstream.set_language(language)
+    return upstream
+
+
+def _load(name: str, weights: str | None, seed: int, revision: str | None, language: str | None, device) -> Upstream:
     if weights not in (None, "random"):
         raise UserError(f"weights={weights} is not known", remedy="leave it out, or weights=random seed=0")
     forced = name.startswith(FORCE_HUB)
@@ -217,7 +250,7 @@ def load(
     if HUB_ID.fullmatch(place):
         from wavbench.upstream.models.hub import download
 
-        folder = download(place, revision, weights=weights is None)
+        folder = download(place, revision, weights=weights is None, language=language)
         return _load_folder(name, folder, weights, seed, device, force_hub=forced, title=f"{place}@{folder.name[:8]}")
     raise UserError(
         f"unknown upstream {name!r}",

@@ -269,7 +269,7 @@ def from_hugging_face(
     Raises:
         UserError: encoder weights are missing or unknown.
     """
-    state = {_old_weight_norm(name): tensor for name, tensor in state.items()}
+    state = {old_weight_norm(name): tensor for name, tensor in state.items()}
     prefix = f"{model_type(family).replace('-', '_')}."
     left_out = []
     if any(name.startswith(prefix) for name in state):
@@ -313,7 +313,8 @@ def assumed_normalisation(config: object) -> str:
     )
 
 
-def _old_weight_norm(name: str) -> str:
+def old_weight_norm(name: str) -> str:
+    """The name that a weight had before torch's weight norm became a parametrisation; others stay as they are."""
     for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
         name = name.replace(f"parametrizations.weight.{new}", old)
     return name
@@ -333,7 +334,7 @@ def _read_folder(folder: Path) -> State:
         else:
             continue
         if suffix == "safetensors":
-            return {name: tensor for path in files for name, tensor in _read_safetensors(path)[1].items()}
+            return {name: tensor for path in files for name, tensor in read_safetensors(path).items()}
         return {name: tensor for path in files for name, tensor in read_tensors(path).items()}
     raise UserError(
         "this folder has no weights",
@@ -341,6 +342,15 @@ def _read_folder(folder: Path) -> State:
         why="neither model.safetensors nor pytorch_model.bin",
         remedy="fetch them, or weights=random for a random twin",
     )
+
+
+def read_safetensors(path: Path) -> State:
+    """The tensors of one file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return _read_safetensors(path)[1]
 
 
 def _read_safetensors(path: Path, with_weights: bool = True) -> tuple[dict[str, str], State]:

@@ -75,9 +75,7 @@ def hugging_face_name(name: str) -> str:
     """What transformers calls a weight of torchaudio's encoder; the weight norm gets its old names."""
     for outer, inner in (("encoder.feature_projection.", "feature_projection."), ("encoder.transformer.", "encoder.")):
         name = name.replace(outer, inner)
-    for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
-        name = name.replace(f"parametrizations.weight.{new}", old)
-    return name
+    return checkpoints.old_weight_norm(name)
 
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -190,7 +190,7 @@ def test_two_revisions_of_one_upstream_are_two_upstreams(
 ) -> None:
     asked = []
 
-    def load_upstream(name: str, weights: str, seed: int, revision: str, device: str):
+    def load_upstream(name: str, weights: str, seed: int, revision: str, device: str, language: str = ""):
         asked.append(revision)
         return wb.load({"old": "fbank", "new": "fbank_raw"}[revision])
 

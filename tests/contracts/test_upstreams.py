@@ -18,6 +18,7 @@ TOLERANCE = 1e-5  # relative L2 between an utterance alone and in a batch, float
 SHRUNK = {
     "num_layers": 2,
     "dim": 48,
+    "code_dim": 32,
     "num_heads": 4,
     "inner_dim": 96,
     "conv_channels": (32,) * 7,

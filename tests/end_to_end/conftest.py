@@ -60,3 +60,27 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, build_corpus: Callable) -> 
 def command() -> list[str]:
     """The command as a process of its own."""
     return [sys.executable, "-m", "wavbench.benchmark.cli"]
+
+
+@pytest.fixture
+def refused(wavbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A function that runs a command which must be refused, and returns the screen."""
+    monkeypatch.chdir(tmp_path)  # the folders of results and stores by default lie here
+
+    def run(*words: object, code: int = 2) -> str:
+        before = files_in(tmp_path)
+        done = wavbench(*words)
+        assert done.code == code, done
+        assert "Traceback" not in done.out + done.err
+        assert done.err.startswith("error: ")
+        assert "way out: " in done.err
+        assert len(done.err.splitlines()) < 30
+        assert files_in(tmp_path) == before
+        return done.err
+
+    return run
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder; the remembered hashes of audio are no result."""
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "audio.json"}

@@ -21,30 +21,6 @@ from wavbench.upstream.manifest import read_manifest
 RUN = ("run", "task=er", "upstream=fbank", "budget=0.01")
 
 
-@pytest.fixture
-def refused(wavbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """A function that runs a command which must be refused, and returns the screen."""
-    monkeypatch.chdir(tmp_path)  # the folders of results and stores by default lie here
-
-    def run(*words: object, code: int = 2) -> str:
-        before = _files(tmp_path)
-        done = wavbench(*words)
-        assert done.code == code, done
-        assert "Traceback" not in done.out + done.err
-        assert done.err.startswith("error: ")
-        assert "way out: " in done.err
-        assert len(done.err.splitlines()) < 30
-        assert _files(tmp_path) == before
-        return done.err
-
-    return run
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder; the remembered hashes of audio are no result."""
-    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "audio.json"}
-
-
 def changed(corpus: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> Path:
     """A manifest beside the corpus' own, with its table changed."""
     table = pd.read_csv(corpus, dtype=str)

@@ -4,10 +4,11 @@ Padding reaches valid frames in many of these models (by as much as half of a fe
 group norm), so they run one utterance, or utterances of equal length, at a time.
 """
 
+import contextlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,17 +175,23 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
         if random:
             model, report = kind(config) if kind else AutoModel.from_config(config, trust_remote_code=False), {}
         else:
-            model, report = (kind or AutoModel).from_pretrained(
-                folder,
-                trust_remote_code=False,
-                weights_only=True,
-                use_safetensors=bool(list(folder.glob("*.safetensors"))),
-                dtype=torch.float32,
-                output_loading_info=True,
-                key_mapping={r"^(model\.)?encoder\.": ""} if kind else None,
-            )
+            with _no_bars():  # they would stand before the one screen of an error
+                model, report = (kind or AutoModel).from_pretrained(
+                    folder,
+                    trust_remote_code=False,
+                    weights_only=True,
+                    use_safetensors=bool(list(folder.glob("*.safetensors"))),
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    key_mapping={r"^(model\.)?encoder\.": ""} if kind else None,
+                )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
-        raise UserError("transformers cannot open this folder", where=folder, why=str(error).strip()) from None
+        raise UserError(
+            "transformers cannot open this folder",
+            where=folder,
+            why=str(error).strip()[:1_000],
+            remedy="a folder with config.json and weights of a speech encoder, fetched whole",
+        ) from None
     except Exception as error:  # safetensors and pickle raise types of their own
         if type(error).__name__ not in ("SafetensorError", "UnpicklingError"):
             raise
@@ -199,6 +206,20 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
         )
     refuse_not_finite(model.state_dict(), folder)
     return wrap(model, config, normalise, extractor)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of transformers, which a caller may have wanted elsewhere."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def encoder_class(config) -> type | None:

@@ -133,7 +133,7 @@ def test_a_model_of_the_hub_is_opened_from_its_snapshot(tmp_path: Path, monkeypa
     upstream = catalog.load("hub:some/model")
     assert upstream.checkpoint == "some/model@01234567"
     assert upstream.weights_hash == catalog.load("hub_wavlm_tiny", weights="random").weights_hash
-    twin = catalog.load("some/model", weights="random", seed=1)
+    twin = catalog.load("hub:some/model", weights="random", seed=1)
     assert twin.weights_hash == catalog.load("hub_wavlm_tiny", weights="random", seed=1).weights_hash
     assert twin.checkpoint == "some/model@01234567 random seed 1"
 

@@ -11,6 +11,7 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -372,6 +373,20 @@ def test_a_truncated_file_is_an_error_of_one_screen(size: int, tmp_path: Path) -
         torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
         (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:size])
         with pytest.raises(UserError, match="is damaged"):
+            catalog.load(str(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_changed_bytes_are_never_more_than_an_error_of_one_screen(legacy: bool, tmp_path: Path) -> None:
+    content = {"args": argparse.Namespace(arch="wav2vec2", **SETTINGS), "model": {"x": torch.zeros(8)}}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    data = (tmp_path / "a.pt").read_bytes()
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        changed = np.frombuffer(data, np.uint8).copy()
+        changed[draw.integers(0, len(data), 3)] = draw.integers(0, 256, 3)
+        (tmp_path / "a.pt").write_bytes(changed.tobytes()[: draw.integers(len(data) // 2, 2 * len(data))])
+        with pytest.raises(UserError):
             catalog.load(str(tmp_path / "a.pt"))
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import enum
-import os
 import sys
 import types
 from collections import OrderedDict
@@ -11,7 +10,6 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -307,103 +305,3 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
         path = write(tmp_path / "a.pt", argparse.Namespace(arch="wav2vec2", **SETTINGS), state, "args")
         with pytest.raises(UserError, match=r"transformer\.blocks\.1\.feed_forward\.inner\.bias"):
             catalog.load(str(path))
-
-
-class Bomb:
-    """Unpickling it would run a command of the shell."""
-
-    def __init__(self, function: object, *arguments: object) -> None:
-        self.reduced = function, arguments
-
-    def __reduce__(self):
-        return self.reduced
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("place", ["args", "model", "w2v_args"])
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        (os.system, "system"),
-        (eval, "eval"),
-        (getattr, "getattr"),
-        (torch.hub.load, r"torch\.hub"),
-        (Path.touch, "getattr"),
-    ],
-    ids=["system", "eval", "getattr", "hub", "touch"],
-)
-def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
-    function: object, name: str, place: str, legacy: bool, tmp_path: Path
-) -> None:
-    target = tmp_path / "ran"
-    bomb = Bomb(function, target if function is Path.touch else f"touch {target}")
-    arguments = argparse.Namespace(arch="wav2vec2", **SETTINGS, w2v_args=bomb if place == "w2v_args" else None)
-    content = {"args": arguments, "model": {"x": torch.zeros(1)}}
-    if place != "w2v_args":
-        content[place] = bomb
-    torch.save(content, tmp_path / "evil.pt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UserError, match=f"it asks for .*{name}.*could run code") as error:
-        catalog.load(str(tmp_path / "evil.pt"))
-    assert "nothing in it was run" in error.value.remedy
-    assert not target.exists()
-
-
-def test_classes_of_fairseq_are_never_imported(
-    tmp_path: Path, fairseq_module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nclass Evil:\n    pass\n"
-    evil = type("Evil", (), {"__module__": "fairseq.models"})
-    fairseq_module.Evil = evil
-    torch.save({"args": evil(), "model": {"x": torch.zeros(1)}}, tmp_path / "a.pt")
-    monkeypatch.undo()
-    (tmp_path / "fairseq").mkdir()
-    (tmp_path / "fairseq/__init__.py").write_text(code)
-    (tmp_path / "fairseq/models.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError):
-        catalog.load(str(tmp_path / "a.pt"))
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("size", [0, 10, 1_000, 20_000])
-def test_a_truncated_file_is_an_error_of_one_screen(size: int, tmp_path: Path) -> None:
-    state = fairseq_state(theirs("Wav2Vec2", SETTINGS))
-    for legacy in (False, True):
-        content = {"args": argparse.Namespace(arch="wav2vec2", **SETTINGS), "model": state}
-        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
-        (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:size])
-        with pytest.raises(UserError, match="is damaged"):
-            catalog.load(str(tmp_path / "a.pt"))
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_changed_bytes_are_never_more_than_an_error_of_one_screen(legacy: bool, tmp_path: Path) -> None:
-    content = {"args": argparse.Namespace(arch="wav2vec2", **SETTINGS), "model": {"x": torch.zeros(8)}}
-    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
-    data = (tmp_path / "a.pt").read_bytes()
-    draw = np.random.default_rng(0)
-    for _ in range(200):
-        changed = np.frombuffer(data, np.uint8).copy()
-        changed[draw.integers(0, len(data), 3)] = draw.integers(0, 256, 3)
-        (tmp_path / "a.pt").write_bytes(changed.tobytes()[: draw.integers(len(data) // 2, 2 * len(data))])
-        with pytest.raises(UserError):
-            catalog.load(str(tmp_path / "a.pt"))
-
-
-@pytest.mark.parametrize("content", [{}, [], 3, {"weights": {}}, {"x": torch.zeros(1)}, {"model": {}, "cfg": None}])
-def test_a_file_of_no_known_layout_says_what_is_known(content: object, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="nothing here knows the layout"):
-        catalog.load(str(tmp_path / "a.pt"))
-    with pytest.raises(UserError, match="no such checkpoint"):
-        catalog.load(str(tmp_path / "b.pth"))
-
-
-def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
-    namespace = argparse.Namespace(arch="wav2vec2")
-    namespace.itself = namespace
-    loop: list = [namespace]
-    loop.append(loop)
-    torch.save({"args": {"loop": loop}, "model": {}}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="no native family"):
-        catalog.load(str(tmp_path / "a.pt"))

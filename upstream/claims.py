@@ -35,6 +35,10 @@ class Claim:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the block back; a second time does nothing."""
         if (_read(self.path) or {}).get("token") == self.token:  # an expired claim may be another worker's by now
             self.path.unlink(missing_ok=True)
 

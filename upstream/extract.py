@@ -1,56 +1,48 @@
 """Corpus + upstream -> feature store, by any number of identical workers.
 
-The manifest is cut into blocks and batches that are a pure function of its rows, never of what is already done: a
-run that was killed computes the missing rows in the batches of an uninterrupted run, and so to the same last bit.
+Three things go on at once: threads decode and resample the next batches (both outside the interpreter lock), the
+model runs, and one thread behind it casts, pools and writes. A claim on a block lasts until its shard is published.
 """
 
+import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wavbench.upstream import claims
-from wavbench.upstream.audio import MAX_SECONDS, RESAMPLER, SAMPLE_RATE, AudioError, audio_hash, load_audio
+from wavbench.upstream.audio import RESAMPLER, SAMPLE_RATE, AudioError, audio_hash, load_audio
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.extraction_plan import Plan, blocks, check_space, durations
+from wavbench.upstream.inference import WHOLE_SECONDS, Pending
 from wavbench.upstream.manifest import Manifest
+from wavbench.upstream.recordings import Shape, write_recording
 from wavbench.upstream.shards import AudioStamp, Writer, check_states, read_rows
 from wavbench.upstream.store import Fingerprint, Info, Store, check_fingerprint, create_store, read_header, seal
 
 BLOCK_BYTES = 160 << 20  # of stored states; shards lie between 64 and 256 MB where utterances allow it
-BLOCK_SECONDS = 1_800.0  # of audio: bounds a block of a pooled store, which would otherwise be the whole corpus
 PUBLISH_SECONDS = 50.0  # of work: what a kill can cost at most, with the batch in flight
-BATCH_SECONDS = 48.0  # of audio in one forward pass
+BATCH_SECONDS = 48.0  # of audio in one forward pass on a CPU; on a GPU as many as its memory allows, at least these
+DEVICE_BATCH_SECONDS = 960.0  # more fill no GPU better
+AHEAD = 3  # batches decoded before the model wants them
+BEHIND = 2  # batches computed and not yet stored
 POLL_SECONDS = 0.5  # between looks at the claims of others
+Loaded = tuple[int, np.ndarray | str, AudioStamp]  # row, its samples or why there are none, and what was read
 
 # oneDNN keeps what it compiled for each shape of a product, and batches of speech hardly ever have the same shape
 # twice: by default a thousand such things, which take more memory than a small model and are never used again.
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "32")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an extraction will do, known before its first batch.
-
-    Args:
-        rows: utterances of the manifest.
-        todo: positions of those that the store lacks, or has of other audio.
-        todo_bytes: size of the states that will be written.
-        free_bytes: of the disk that the store lies on.
-    """
-
-    rows: int
-    todo: tuple[int, ...]
-    todo_bytes: int
-    free_bytes: int
 
 
 def fingerprint_of(upstream: Upstream, layers: Sequence[int] | None, pooled: bool, dtype: str) -> Fingerprint:
@@ -136,75 +128,25 @@ def extract(
     create_store(path, fingerprint, info)
     _clean(path)
     job.report()
-    _work(job, blocks(seconds, job.row_bytes, block_bytes))
+    _work(job, blocks(seconds, job.row_bytes, block_bytes, batch_seconds(upstream)))
     _clean(path)
     return seal(path, manifest.table["id"])
+
+
+def batch_seconds(upstream: Upstream) -> float:
+    """Seconds of audio in one forward pass: on a GPU as many as half of its free memory holds."""
+    if upstream.device.type != "cuda":
+        return BATCH_SECONDS
+    free, _ = torch.cuda.mem_get_info(upstream.device)
+    # States twice (packed and stacked) and the widest layer, all float32, per second of audio, and as much again.
+    needed = 2 * 4 * upstream.frame_rate * upstream.dim * (2 * upstream.num_states + 12)
+    return float(np.clip(free / 2 / needed, BATCH_SECONDS, DEVICE_BATCH_SECONDS))
 
 
 def _clean(path: Path) -> None:
     """Remove what workers that were killed left behind."""
     for folder in (path, path / "shards", path / "claims"):
         claims.remove_orphans(folder)
-
-
-def check_space(path: Path, plan: Plan) -> None:
-    """Raise a UserError when what is left to write does not fit on the disk."""
-    if plan.todo_bytes > plan.free_bytes:
-        raise UserError(
-            f"the features need {plan.todo_bytes / 1e9:.2f} GB and the disk has {plan.free_bytes / 1e9:.2f} GB free",
-            where=path,
-            remedy="give another stores= folder, fewer layers (layers=4,8), or pool=mean where the head allows it",
-        )
-
-
-def durations(manifest: Manifest) -> np.ndarray:
-    """Seconds of each row: from the segment, else the duration column, else the file's header; 0 where unreadable."""
-    import soundfile
-
-    table = manifest.table
-    empty = np.full(len(table), np.nan)
-    start = table["start"].to_numpy() if "start" in table else empty
-    end = table["end"].to_numpy() if "end" in table else empty
-    seconds = end - np.nan_to_num(start)
-    if "duration" in table:
-        seconds = np.where(np.isnan(seconds), table["duration"].to_numpy(), seconds)
-    for row in np.flatnonzero(np.isnan(seconds)):
-        try:
-            header = soundfile.info(manifest.audio_path(row))
-            seconds[row] = max(header.duration - np.nan_to_num(start[row]), 0) if header.samplerate else 0
-        except (soundfile.SoundFileError, OSError, RuntimeError):
-            seconds[row] = 0
-    return np.minimum(seconds, MAX_SECONDS)  # a header may promise anything; more than this is refused
-
-
-def blocks(seconds: np.ndarray, row_bytes: Callable[[float], int], limit: int) -> list[list[list[int]]]:
-    """Blocks of batches of manifest rows: consecutive rows to a block, in it batches of like length.
-
-    A pure function of the durations. Within a block rows are sorted by length, so that attention over equal lengths
-    and upstreams that pad (hub) waste little.
-    """
-    result, block, size, length = [], [], 0, 0.0
-    for row, duration in enumerate(seconds):
-        more = row_bytes(duration)
-        if block and (size + more > limit or length + duration > BLOCK_SECONDS):
-            result.append(block)
-            block, size, length = [], 0, 0.0
-        block.append(row)
-        size, length = size + more, length + duration
-    if block:
-        result.append(block)
-    return [_batches(block, seconds) for block in result]
-
-
-def _batches(rows: list[int], seconds: np.ndarray) -> list[list[int]]:
-    batches, batch, length = [], [], 0.0
-    for row in sorted(rows, key=lambda row: (seconds[row], row)):
-        if batch and length + seconds[row] > BATCH_SECONDS:
-            batches.append(batch)
-            batch, length = [], 0.0
-        batch.append(row)
-        length += seconds[row]
-    return [*batches, batch] if batch else batches
 
 
 class _Job:
@@ -220,7 +162,7 @@ class _Job:
         self.newest: dict[int, float] = {}  # row -> when the version that the store reads was written
         self.done: set[int] = set()
         self.writer = Writer(self.shards, fingerprint.hash(), fingerprint.dtype, fingerprint.kind == "mean")
-        self.loader = ThreadPoolExecutor(1)  # decodes the next batch while the model runs
+        self.decoders = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1))
 
     def plan(self) -> Plan:
         self.scan()
@@ -276,7 +218,7 @@ class _Job:
         except OSError:
             return AudioStamp("", -1, 0, start, end)
 
-    def load(self, rows: Sequence[int]) -> list[tuple[int, np.ndarray | str, AudioStamp]]:
+    def load(self, rows: Sequence[int]) -> list[Loaded]:
         """Each row's samples, or the reason why there are none."""
         loaded = []
         for row in rows:
@@ -294,69 +236,121 @@ class _Job:
                 loaded.append((row, str(error), stamp))
         return loaded
 
-    def compute(self, loaded: Sequence[tuple[int, np.ndarray | str, AudioStamp]]) -> None:
-        """Features of a batch into the writer, of the rows that the store lacks."""
-        sound = [(row, samples, stamp) for row, samples, stamp in loaded if not isinstance(samples, str)]
+    def compute(self, loaded: Sequence[Loaded], key: str, claim: claims.Claim, behind: "_Behind") -> None:
+        """Run the model on the rows of a batch that the store lacks; what comes out is stored behind it."""
+        sound = [
+            (row, torch.from_numpy(samples), stamp) for row, samples, stamp in loaded if not isinstance(samples, str)
+        ]
         for row, reason, stamp in loaded:
             if isinstance(reason, str) and row not in self.done:
-                self.writer.reject(self.ids[row], reason, stamp)
+                behind.do(self.writer.reject, self.ids[row], reason, stamp)
                 self.done.add(row)
-        if not sound:
-            return
-        lengths = torch.tensor([len(samples) for _, samples, _ in sound])
-        waveforms = torch.zeros(len(sound), int(lengths.max()))
-        for place, (_, samples, _) in enumerate(sound):
-            waveforms[place, : len(samples)] = torch.from_numpy(samples)
-        features = self.upstream(waveforms, lengths)
-        layers = list(self.fingerprint.layers)
-        for place, (row, _, stamp) in enumerate(sound):
-            if row in self.done:
-                continue
-            states = features.states[place, layers, : int(features.lengths[place])].numpy()
-            check_states(states, self.fingerprint.dtype, self.fingerprint.layers, self.ids[row])
-            self.writer.add(row, self.ids[row], states, stamp)
-            self.done.add(row)
+        limit = WHOLE_SECONDS * SAMPLE_RATE
+        for row, samples, stamp in sound:
+            if len(samples) > limit and row not in self.done:
+                behind.finish()
+                self._store_recording(row, samples, stamp, key, claim)
+                self.done.add(row)
+        batch = [(row, samples, stamp) for row, samples, stamp in sound if len(samples) <= limit]
+        if batch:
+            pending = self._run([samples for _, samples, _ in batch])
+            behind.do(self._store, [row in self.done for row, _, _ in batch], batch, pending)
+            self.done.update(row for row, _, _ in batch)
+
+    def _run(self, waveforms: list[Tensor]) -> list[Pending]:
+        """The batch, or its halves where it does not fit into the memory of the GPU."""
+        try:
+            return [self.upstream.batch(waveforms, self.fingerprint.layers)]
+        except torch.OutOfMemoryError:
+            if len(waveforms) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(waveforms) // 2
+        return [*self._run(waveforms[:half]), *self._run(waveforms[half:])]
+
+    def _store(self, had: Sequence[bool], sound: Sequence[tuple], pending: Sequence[Pending]) -> None:
+        states = itertools.chain.from_iterable(part.result() for part in pending)
+        for skip, (row, _, stamp), of_row in zip(had, sound, states, strict=True):
+            if not skip:
+                array = of_row.numpy()
+                check_states(array, self.fingerprint.dtype, self.fingerprint.layers, self.ids[row])
+                self.writer.add(row, self.ids[row], array, stamp)
+
+    def _store_recording(self, row: int, samples: Tensor, stamp: AudioStamp, key: str, claim: claims.Claim) -> None:
+        """A long recording, in memory for one window of it, as a shard of its own."""
+        states = self.upstream.recording(samples, self.fingerprint.layers)
+        own = self.fingerprint
+        shape = Shape(own.hash(), own.layers, self.upstream.dim, own.dtype, own.kind == "mean")
+        parts = ((layer, first, part.numpy()) for layer, first, part in states)
+        write_recording(self.shards, key, shape, self.ids[row], stamp, parts, claim.touch)
+
+
+class _Behind:
+    """One thread that stores what the model made, in order, and publishes shards; it never falls far behind."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.waiting: deque[Future] = deque()
+
+    def do(self, work: Callable[..., object], *arguments: object) -> None:
+        """Queue some work; waits for older work, and raises what went wrong with it."""
+        while len(self.waiting) >= BEHIND:
+            self.waiting.popleft().result()
+        self.waiting.append(self.thread.submit(work, *arguments))
+
+    def finish(self) -> None:
+        while self.waiting:
+            self.waiting.popleft().result()
+
+    def stop(self) -> None:
+        self.thread.shutdown(wait=True, cancel_futures=True)
 
 
 def _work(job: _Job, plan: list[list[list[int]]]) -> None:
     """Take free blocks until all are published, waiting for those that other workers hold."""
     keys = [f"{number:05d}-{_key([job.ids[row] for batch in b for row in batch])}" for number, b in enumerate(plan)]
-    while True:
-        waiting = took = False
-        for key, block in zip(keys, plan, strict=True):
-            if all(row in job.done for batch in block for row in batch):
-                continue
-            claim = claims.take(job.path / "claims", key)
-            if claim is None:
-                waiting = True
-                continue
-            with claim:
+    behind = _Behind()
+    with contextlib.ExitStack() as held:
+        held.callback(job.decoders.shutdown, wait=False, cancel_futures=True)
+        while True:
+            waiting = took = False
+            for key, block in zip(keys, plan, strict=True):
+                if all(row in job.done for batch in block for row in batch):
+                    continue
+                claim = claims.take(job.path / "claims", key)
+                if claim is None:
+                    waiting = True
+                    continue
+                held.enter_context(claim)
+                held.callback(behind.stop)  # before any claim is given back
                 took = True
                 job.scan()  # another worker may have published since
-                _work_block(job, key, block, claim)
-        if not waiting:
-            return
-        if not took:
-            time.sleep(POLL_SECONDS)
-            job.scan()
-            job.report()
+                _work_block(job, key, block, claim, behind)
+                behind.do(claim.release)
+            behind.finish()
+            if not waiting:
+                return
+            if not took:
+                time.sleep(POLL_SECONDS)
+                job.scan()
+                job.report()
 
 
-def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim) -> None:
+def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim, behind: _Behind) -> None:
     todo = [batch for batch in block if any(row not in job.done for row in batch)]
     started = time.monotonic()
-    ahead = job.loader.submit(job.load, todo[0]) if todo else None
+    ahead = deque(job.decoders.submit(job.load, batch) for batch in todo[:AHEAD])
     for number in range(len(todo)):
-        loaded = ahead.result()
-        if number + 1 < len(todo):
-            ahead = job.loader.submit(job.load, todo[number + 1])
-        job.compute(loaded)
+        loaded = ahead.popleft().result()
+        if number + AHEAD < len(todo):
+            ahead.append(job.decoders.submit(job.load, todo[number + AHEAD]))
+        job.compute(loaded, key, claim, behind)
         claim.touch()
         job.report()
         if time.monotonic() - started > job.publish_seconds:
-            job.writer.publish(key, time.monotonic() - started)
+            behind.do(job.writer.publish, key, time.monotonic() - started)
             started = time.monotonic()
-    job.writer.publish(key, time.monotonic() - started)
+    behind.do(job.writer.publish, key, time.monotonic() - started)
 
 
 def _key(ids: list[str]) -> str:

@@ -63,14 +63,21 @@ class ConvEncoder(nn.Module):
             nn.init.kaiming_normal_(conv.weight)
 
     def forward(
-        self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
+        self,
+        waveforms: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, " batch"],
+        first: Sequence[tuple[Tensor, Tensor | None] | None] | None = None,
     ) -> tuple[Float[Tensor, "total_frames channels"], list[int]]:
-        """Packed frames of all utterances, and how many each of them has (none, if it is too short)."""
+        """Packed frames of all utterances, and how many each of them has (none, if it is too short).
+
+        `first` holds what `first_layer` gave for the utterances, where the waveforms are parts of them.
+        """
         sizes = lengths.tolist()
         frames = [frames_from_samples(size, self.sizes) for size in sizes]
         if waveforms.is_cuda and torch.is_grad_enabled() and frames[0] and set(sizes) == {waveforms.shape[1]}:
             return self._together(waveforms), frames
-        first = [self._first_layer(waveforms[i, :size]) if frames[i] else None for i, size in enumerate(sizes)]
+        if first is None:
+            first = [self.first_layer(waveforms[i, :size]) if frames[i] else None for i, size in enumerate(sizes)]
         plain = waveforms.device.type == "cpu" and not waveforms.requires_grad
         if torch.is_grad_enabled() and self.norm == "group" and plain and any(frames):
             return self._windowed(waveforms, first, frames), frames
@@ -83,7 +90,7 @@ class ConvEncoder(nn.Module):
             return waveforms.new_zeros(0, self.convs[-1].out_channels), frames
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], frames
 
-    def _first_layer(self, waveform: Float[Tensor, " samples"]) -> tuple[Tensor, Tensor | None]:
+    def first_layer(self, waveform: Float[Tensor, " samples"]) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the first convolution for one utterance, its group norm folded in."""
         conv = self.convs[0]
         if self.norm == "layer":

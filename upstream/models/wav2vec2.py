@@ -3,7 +3,7 @@
 Source: Baevski et al. 2020, wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,9 +18,11 @@ from wavbench.upstream.layers.packing import pad_states
 from wavbench.upstream.layers.positions import PositionalConv
 from wavbench.upstream.layers.transformer import Block, Transformer
 from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
-from wavbench.upstream.lengths import samples_from_frames, total_stride
+from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
 
 SAMPLE_RATE = 16_000  # Hz
+WINDOW_FRAMES = 3_000  # of a long recording that go through at once: 60 s
+CONTEXT_FRAMES = 500  # around them that attention sees: 10 s
 # A field younger than the first stores is described only where it is set, so that their fingerprints stay.
 WHERE_SET = {"described": "where set"}
 
@@ -117,6 +119,28 @@ class Wav2Vec2(nn.Module):
             return [x] * (self.num_states if top is None else top + 1), frames
         return self.transformer(x, frames, top), frames
 
+    def recording(
+        self, waveform: Float[Tensor, " samples"], top: int
+    ) -> Iterator[tuple[int, int, Float[Tensor, "frames dim"]]]:
+        """Layer, first frame and states of a recording of any length, in memory for one window of it.
+
+        What looks at all samples (the norm of the waveform, the group norm of the first convolution) does so in a
+        first pass. The convolutions are exact; attention and positions see the window and the context around it, so
+        that frames far from any seam differ as well, by what attention gives to frames beyond.
+        """
+        size = torch.tensor([len(waveform)], device=waveform.device)
+        if self.config.normalise:
+            waveform = normalise_waveforms(waveform[None], size)[0]
+        first = self.conv.first_layer(waveform)
+        total, hop = frames_from_samples(len(waveform), self.conv.sizes), total_stride(self.conv.sizes)
+        for start in range(0, total, WINDOW_FRAMES):
+            stop = min(start + WINDOW_FRAMES, total)
+            low, high = max(start - CONTEXT_FRAMES, 0), min(stop + CONTEXT_FRAMES, total)
+            seen = waveform[low * hop :][: samples_from_frames(high - low, self.conv.sizes)]
+            latents, frames = self.conv(seen[None], torch.tensor([len(seen)]), [first])
+            states = self.transformer(self.project(self.projection_norm(latents)), frames, top)
+            yield from ((layer, start, state[start - low : stop - low]) for layer, state in enumerate(states))
+
     def convolve(
         self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "total_frames channels"], Sequence[int]]:
@@ -171,7 +195,7 @@ def from_hugging_face(settings: Mapping, normalise: bool | None) -> Config | Non
     if any(settings.get(name, values[0]) not in values for name, values in plain.items()):
         return None
     values = settings_of(settings)
-    if settings.get("adapter_attn_dim"):
+    if settings.get("adapter_attn_dim") and values.get("pre_norm"):  # transformers builds them in no other blocks
         values["adapter_dim"] = settings["adapter_attn_dim"]
     if normalise is None:
         normalise = values.get("conv_norm") == "layer"

@@ -24,7 +24,8 @@ from wavbench.upstream import extract as extraction
 from wavbench.upstream.audio import load_audio
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.extract import Plan, blocks, durations, extract, fingerprint_of, store_path
+from wavbench.upstream.extract import extract, fingerprint_of, store_path
+from wavbench.upstream.extraction_plan import BLOCK_SECONDS, Plan, blocks, durations
 from wavbench.upstream.features import Features
 from wavbench.upstream.manifest import Manifest, read_manifest
 from wavbench.upstream.shards import Rows, read_rows
@@ -151,7 +152,7 @@ def test_an_utterance_larger_than_a_block_has_a_shard_of_its_own(
 
 def test_blocks_are_no_larger_than_asked_and_cover_every_row_once() -> None:
     seconds = np.random.default_rng(0).uniform(0.5, 20, 500)
-    plan = blocks(seconds, lambda s: int(s * 1_000), 100_000)
+    plan = blocks(seconds, lambda s: int(s * 1_000), 100_000, extraction.BATCH_SECONDS)
     rows = [row for block in plan for batch in block for row in batch]
     assert sorted(rows) == list(range(500))
     for block in plan:
@@ -161,8 +162,8 @@ def test_blocks_are_no_larger_than_asked_and_cover_every_row_once() -> None:
         for batch in block:
             assert len(batch) == 1 or sum(seconds[row] for row in batch) <= extraction.BATCH_SECONDS
             assert np.ptp(seconds[batch]) <= np.ptp(seconds[here])
-    hour = blocks(np.full(400, 60.0), lambda s: 1, 10**9)  # a pooled store: bytes alone would make one block
-    assert all(sum(len(batch) for batch in block) <= extraction.BLOCK_SECONDS / 60 for block in hour)
+    hour = blocks(np.full(400, 60.0), lambda s: 1, 10**9, 48.0)  # a pooled store: bytes alone would make one block
+    assert all(sum(len(batch) for batch in block) <= BLOCK_SECONDS / 60 for block in hour)
 
 
 def test_the_plan_foretells_rows_and_size(corpus: Path, path: Path) -> None:

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavbench.upstream.layers import conv
+from wavbench.upstream.layers.attention import SelfAttention, attend
 from wavbench.upstream.layers.conv import ConvEncoder
 from wavbench.upstream.layers.positions import PositionalConv
-from wavbench.upstream.layers.attention import SelfAttention, attend
 from wavbench.upstream.layers.windowed_convs import unwind, windows
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from wavbench.upstream.layers import conv, linear
+from wavbench.upstream.layers.attention import SelfAttention
 from wavbench.upstream.layers.packing import pad_packed, pad_states, segment_of
 from wavbench.upstream.layers.positions import PositionalConv
-from wavbench.upstream.layers.attention import SelfAttention
 from wavbench.upstream.layers.transformer import Block, Transformer
 from wavbench.upstream.layers.waveform import normalise_waveforms
 

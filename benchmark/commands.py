@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wavbench.benchmark import config as schemas
 from wavbench.benchmark.display import Display, duration
+from wavbench.benchmark.loading import check_seed, load_upstream
 from wavbench.upstream.errors import UserError
 
 
@@ -19,9 +20,7 @@ def extract(config: schemas.Extract) -> int:
     if config.pool not in ("none", "mean"):
         raise UserError(f"pool={config.pool} is not known", remedy="pool=none for frames, pool=mean for statistics")
     manifest = read_manifest(config.manifest)
-    upstream = load_upstream(
-        config.upstream, config.weights, config.seed, config.revision, config.device, config.language
-    )
+    upstream = load_upstream(config.upstream, config, device=config.device, precision=config.precision)
     layers = None if config.layers == "all" else numbers(config.layers, upstream.num_states)
     pooled = config.pool == "mean"
     fingerprint = fingerprint_of(upstream, layers, pooled, config.dtype)
@@ -60,14 +59,12 @@ def run(config: schemas.Run) -> int:
 
     load_task(config.task)  # a misspelt task is said before anything slow
     manifest = read_manifest(config.manifest)
-    upstream = load_upstream(
-        config.upstream, config.weights, config.seed, config.revision, config.device, config.language
-    )
+    upstream = load_upstream(config.upstream, config, device=config.device, precision=config.precision)
     layers = config.layers if config.layers in (MIX, ALL) else numbers(config.layers, upstream.num_states)
     cell = Cell(
         task=config.task,
         layers=layers,
-        seed=_seed("head_seed", config.head_seed),
+        seed=check_seed("head_seed", config.head_seed),
         budget_share=_share(config.budget),
         trials=Path(config.trials) if config.trials else None,
     )
@@ -112,19 +109,20 @@ def sweep(config: schemas.Sweep) -> int:
     framed = {cell.manifest for cell in config.cells if statistics_of(load_task(cell.task)) is None}
     jobs = [
         Job(
-            upstream=lambda u=u: load_upstream(u.name, u.weights, u.seed, u.revision, config.device, u.language),
+            upstream=lambda u=u: load_upstream(u.name, u, device=config.device, precision=u.precision),
             upstream_name=" ".join(
                 [
                     u.name,
                     *([u.weights, f"seed {u.seed}"] if u.weights else []),
                     *filter(None, [u.revision, u.language and f"language {u.language}"]),
+                    *([u.precision] if u.precision != "fp32" else []),
                 ]
             ),
             manifest=manifests[cell.manifest],
             cell=Cell(
                 task=cell.task,
                 layers=cell.layers if cell.layers in (MIX, ALL) else numbers(cell.layers, None),
-                seed=_seed("head_seeds", seed),
+                seed=check_seed("head_seeds", seed),
                 budget_share=_share(cell.budget),
                 trials=corpora / cell.trials if cell.trials else None,
                 keep_frames=cell.manifest in framed,
@@ -182,7 +180,7 @@ def export(config: schemas.Export) -> int:
     if kind != "hf" or not place:
         raise UserError(f"to={config.to} is not known", remedy="to=hf:FOLDER, the layout of transformers")
     refuse_place(Path(place))  # before anything slow
-    upstream = load_upstream(config.upstream, config.weights, config.seed, config.revision, "cpu", config.language)
+    upstream = load_upstream(config.upstream, config)
     path = export_hugging_face(upstream, Path(place), licence=config.licence)
     print(f"checkpoint: {path}")
     return 0
@@ -313,30 +311,6 @@ def doctor(config: schemas.Doctor) -> int:
     return 0 if well else 1
 
 
-def load_upstream(name: str, weights: str, seed: int, revision: str, device: str, language: str = ""):
-    """An upstream from configuration values, "" meaning not given; says what was left out of its checkpoint."""
-    import torch
-
-    from wavbench.upstream.catalog import load
-
-    try:
-        place = torch.device(device)
-        if place.type == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("this torch sees no CUDA device")
-        torch.ones(1, device=place).item()  # a device may be known by name and still be out of reach
-    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
-        raise UserError(
-            f"device={device} cannot be used", why=str(error).partition("\n")[0][:200], remedy="device=cpu"
-        ) from None
-    _seed("seed", seed)
-    upstream = load(
-        name, weights=weights or None, seed=seed, revision=revision or None, language=language or None, device=place
-    )
-    for remark in upstream.remarks():
-        print(f"note: {remark}")
-    return upstream
-
-
 def numbers(text: str, states: int | None) -> tuple[int, ...]:
     """Layer numbers from 4,8 (or [4,8])."""
     try:
@@ -347,12 +321,6 @@ def numbers(text: str, states: int | None) -> tuple[int, ...]:
     except ValueError:
         last = "" if states is None else f" from 0 to {states - 1}"
         raise UserError(f"layers={text} is not known", remedy=f"mix, all, or numbers{last}: layers=4,8") from None
-
-
-def _seed(key: str, seed: int) -> int:
-    if not 0 <= seed < 1 << 32:
-        raise UserError(f"{key}={seed} is no seed", remedy=f"{key}=0, or another whole number below 2 ** 32")
-    return seed
 
 
 def _share(budget: float) -> float:

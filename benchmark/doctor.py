@@ -30,6 +30,7 @@ def examine(stores: Path) -> tuple[list[str], bool]:
         lines += [f"device: cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
     else:
         lines.append("device: cpu (this torch sees no CUDA device)")
+    lines.append(f"matrix products on the CPU: {_products()}")
     lines.append(_torchaudio())
     ok, line = _hdf5(stores)
     lines.append(line)
@@ -46,6 +47,12 @@ def _installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the parent package
         return False
+
+
+def _products() -> str:
+    from wavbench.upstream.layers.linear import PRODUCTS, engine
+
+    return f"{engine()} (by measurement, or as {PRODUCTS}=onednn or torch says)"
 
 
 def _torchaudio() -> str:

@@ -58,7 +58,7 @@ def pretrain(config: schemas.Pretrain) -> int:
     """Train, or go on where the same command was stopped."""
     import torch
 
-    from wavbench.benchmark.commands import load_upstream
+    from wavbench.benchmark.loading import load_upstream
     from wavbench.upstream import pretraining
     from wavbench.upstream.claims import alone
     from wavbench.upstream.manifest import read_manifest
@@ -109,7 +109,7 @@ def pretrain(config: schemas.Pretrain) -> int:
             decoded=Path(config.decoded or folder.parent / "decoded"),
             fabric=fabric,
             unit_source=_unit_source(config, manifests, display) if objective.NEEDS_UNITS else None,
-            init=load_upstream(config.init, "", 0, "", "cpu") if config.init else None,
+            init=load_upstream(config.init) if config.init else None,
             regularisation={name: getattr(config, name) for name in DROPOUTS},
             workers=config.workers,
             audio_on_device=config.audio_on_device,
@@ -135,13 +135,13 @@ def _objectives() -> list[str]:
 
 
 def _unit_source(config: schemas.Pretrain, manifests: list, display: Display):
-    from wavbench.benchmark.commands import load_upstream
+    from wavbench.benchmark.loading import load_upstream
     from wavbench.upstream.pretraining import UnitSource
 
     def stores() -> dict:
         from wavbench.upstream.extract import extract, fingerprint_of, store_path
 
-        upstream = load_upstream(config.units_from, "", 0, "", config.device)
+        upstream = load_upstream(config.units_from, device=config.device)
         if not 0 <= config.units_layer < upstream.num_states:
             raise UserError(
                 f"units_layer={config.units_layer} is not there",

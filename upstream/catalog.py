@@ -130,10 +130,12 @@ class Upstream:
             UserError: another word.
         """
         inference.check_precision(precision)
+        self.checkpoint = self.checkpoint.removesuffix(f" {self.precision}")
         self.precision = precision
         self.config = {name: value for name, value in self.config.items() if name != "precision"}
         if precision != "fp32":
             self.config["precision"] = precision
+            self.checkpoint += f" {precision}"
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         with inference.computing(self.device, self.precision):

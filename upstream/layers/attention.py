@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wavbench.upstream.layers.linear import linear
 
 PLAIN_FRAMES = 1_500  # 30 s: the longest utterance whose attention weights are kept for the gradient
-QUERIES = 256  # whose scores are computed at once at inference in bfloat16: they stay in the cache
+QUERIES = 256  # whose scores are computed at once at inference, where they are kept: they stay in the cache
 
 
 class SelfAttention(nn.Module):
@@ -187,11 +187,18 @@ def attend(
         bias: a gate per query and a table of relative positions, whose product is added to the scores.
     """
     plain = query.device.type == "cpu" and query.dtype is torch.bfloat16
-    if plain and not torch.is_grad_enabled():
+    frozen = not torch.is_grad_enabled()
+    if plain and frozen:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         return torch.cat([plain_attention(*part, key, value) for part in _parts(query, bias)], dim=2)
     if plain and query.shape[2] <= PLAIN_FRAMES:
         return plain_attention(query, bias, key, value, dropout)
+    if frozen and bias is not None:  # the product of gates and table is as large as all scores
+        return torch.cat([_fused(*part, key, value, 0.0) for part in _parts(query, bias)], dim=2)
+    return _fused(query, bias, key, value, dropout)
+
+
+def _fused(query: Tensor, bias: tuple[Tensor, Tensor] | None, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     mask = None if bias is None else (bias[0] * bias[1]).to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wavbench.upstream.errors import UserError
+
 PRODUCTS = "WAVBENCH_PRODUCTS"  # environment: onednn, torch or auto
 PACKED_SIZE = 6_000_000  # numbers of a weight that is kept a second time, in the order that oneDNN wants
 EXACT = 2e-6  # relative error of a float32 product of 1,024 terms
@@ -100,7 +102,7 @@ def engine() -> str:
     """
     asked = os.environ.get(PRODUCTS, "auto")
     if asked not in ("auto", "onednn", "torch"):
-        raise ValueError(f"{PRODUCTS}={asked}: it is onednn, torch or auto")
+        raise UserError(f"{PRODUCTS}={asked} is not known", remedy="onednn, torch or auto")
     if _POINTWISE is None or not torch.backends.mkldnn.is_available():
         return "torch"
     if asked != "auto":

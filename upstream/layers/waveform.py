@@ -23,3 +23,9 @@ def normalise_waveforms(
     waveforms = (waveforms - waveforms.sum(dim=1, keepdim=True) / count).masked_fill(beyond, 0.0)
     variance = waveforms.square().sum(dim=1, keepdim=True) / count
     return waveforms / torch.sqrt(variance + EPSILON)
+
+
+def normalise_recording(waveform: Float[Tensor, " samples"]) -> Float[Tensor, " samples"]:
+    """The same for one waveform that may be hours long, in memory for one copy of it."""
+    variance, mean = torch.var_mean(waveform, correction=0)
+    return (waveform - mean).div_(torch.sqrt(variance + EPSILON))

@@ -5,6 +5,7 @@ the released fairseq checkpoint (`wav2vec_large.pt`).
 """
 
 import ast
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -68,6 +69,13 @@ class Wav2Vec(nn.Module):
         utterances = [self.states(waveforms[i, :size]) for i, size in enumerate(sizes)]
         states = stack_states(utterances, frames, self.num_states, waveforms.new_zeros(0, self.dim))
         return Features(states, torch.tensor(frames, device=lengths.device), self.frame_rate)
+
+    def recording(
+        self, waveform: Float[Tensor, " samples"], top: int
+    ) -> Iterator[tuple[int, int, Float[Tensor, "frames dim"]]]:
+        """Layer, first frame and states of a recording of any length: exact, in memory for two layers of it."""
+        for layer, state in enumerate(itertools.islice(self.states(waveform), top + 1)):
+            yield layer, 0, state[0].T
 
     def states(self, waveform: Float[Tensor, " samples"]) -> Iterator[Channels]:
         """The states of one utterance that has frames, one after the other."""

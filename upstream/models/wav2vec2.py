@@ -17,7 +17,7 @@ from wavbench.upstream.layers.linear import linear
 from wavbench.upstream.layers.packing import pad_states
 from wavbench.upstream.layers.positions import PositionalConv
 from wavbench.upstream.layers.transformer import Block, Transformer
-from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
+from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_recording, normalise_waveforms
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
 
 SAMPLE_RATE = 16_000  # Hz
@@ -128,9 +128,8 @@ class Wav2Vec2(nn.Module):
         first pass. The convolutions are exact; attention and positions see the window and the context around it, so
         that frames far from any seam differ as well, by what attention gives to frames beyond.
         """
-        size = torch.tensor([len(waveform)], device=waveform.device)
         if self.config.normalise:
-            waveform = normalise_waveforms(waveform[None], size)[0]
+            waveform = normalise_recording(waveform)
         first = self.conv.first_layer(waveform)
         total, hop = frames_from_samples(len(waveform), self.conv.sizes), total_stride(self.conv.sizes)
         for start in range(0, total, WINDOW_FRAMES):

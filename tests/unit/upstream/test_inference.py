@@ -1,0 +1,138 @@
+"""Running frozen models: precision, layers that are not run, products, and states without padding."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from wavbench.upstream import catalog
+from wavbench.upstream.catalog import Upstream
+from wavbench.upstream.errors import UserError
+from wavbench.upstream.layers import linear
+
+SMALL = {
+    "num_layers": 3, "dim": 48, "num_heads": 4, "inner_dim": 96, "conv_channels": (32,) * 7, "position_kernel": 16,
+    "position_groups": 4,
+}  # fmt: skip
+NATIVE = ["wav2vec2_base", "wav2vec2_large_lv60", "hubert_base", "wavlm_base", "wavlm_large", "data2vec_base"]
+every_family = pytest.mark.parametrize("preset", NATIVE)
+
+
+def small(preset: str, precision: str = "fp32") -> Upstream:
+    stem, config = catalog.find_preset(preset)
+    fields = {field.name for field in dataclasses.fields(config)}
+    model = catalog.build_random(
+        stem, dataclasses.replace(config, **{k: v for k, v in SMALL.items() if k in fields}), 0
+    )
+    return Upstream(preset, model, config={"family": stem}, checkpoint="random", precision=precision)
+
+
+def speech(*seconds: float) -> list[torch.Tensor]:
+    return [
+        0.1 * torch.randn(int(s * 16_000), generator=torch.Generator().manual_seed(i)) for i, s in enumerate(seconds)
+    ]
+
+
+def distance(found: torch.Tensor, reference: torch.Tensor) -> float:
+    return ((found - reference).norm() / reference.norm()).item()
+
+
+@pytest.mark.parametrize("preset", [*NATIVE, "fbank", "wav2vec_base", "hub_wavlm_tiny"])
+def test_a_batch_without_padding_is_each_utterance_alone(preset: str) -> None:
+    upstream = small(preset) if preset in NATIVE else catalog.load(preset, weights="random")
+    waveforms = speech(0.7, 0.4, 0.7)
+    layers = (0, upstream.num_states - 1)
+    for states, waveform in zip(upstream.batch(waveforms, layers).result(), waveforms, strict=True):
+        alone = upstream(waveform[None], torch.tensor([len(waveform)])).states[0, list(layers)]
+        assert states.shape == alone.shape
+        assert distance(states, alone) <= 1e-5
+
+
+@every_family
+def test_blocks_above_the_highest_layer_are_not_run(preset: str) -> None:
+    upstream, calls = small(preset), []
+    for number, block in enumerate(upstream.model.transformer.blocks, start=1):
+        block.register_forward_hook(lambda *_, number=number: calls.append(number))
+    waveforms = speech(0.5)
+    whole = upstream.batch(waveforms, (0, 1, 2, 3)).result()[0]
+    calls.clear()
+    some = upstream.batch(waveforms, (0, 2)).result()[0]
+    assert calls == [1, 2]
+    assert torch.equal(some, whole[[0, 2]])
+
+
+@every_family
+def test_bfloat16_is_near_and_comes_back_as_float32(preset: str) -> None:
+    waveforms = speech(0.9, 0.6)
+    layers = (0, 1, 2, 3)
+    for exact, rough in zip(
+        small(preset).batch(waveforms, layers).result(),
+        small(preset, "bf16").batch(waveforms, layers).result(),
+        strict=True,
+    ):
+        assert rough.dtype is torch.float32
+        for k in layers:
+            assert 1e-5 < distance(rough[k], exact[k]) < 0.03
+
+
+@every_family
+def test_bfloat16_does_not_depend_on_the_batch_beyond_its_own_rounding(preset: str) -> None:
+    upstream, waveforms = small(preset, "bf16"), speech(0.9, 0.6, 0.3)
+    together = upstream.batch(waveforms, (3,)).result()
+    for states, waveform in zip(together, waveforms, strict=True):
+        assert distance(states, upstream.batch([waveform], (3,)).result()[0]) < 0.01
+
+
+def test_precision_is_part_of_what_a_model_is_called() -> None:
+    plain, rough = small("wav2vec2_base"), small("wav2vec2_base", "bf16")
+    assert "precision" not in plain.config
+    assert (rough.config["precision"], rough.checkpoint) == ("bf16", "random bf16")
+    rough.set_precision("fp32")
+    assert (rough.config, rough.checkpoint) == (plain.config, plain.checkpoint)
+    assert plain.weights_hash == rough.weights_hash
+    with pytest.raises(UserError, match="precision=fp16 is not known"):
+        catalog.load("wav2vec2_tiny", precision="fp16")
+
+
+@pytest.mark.parametrize("choice", ["torch", "onednn"])
+@pytest.mark.parametrize("preset", ["wav2vec2_base", "wavlm_large"])
+def test_either_product_gives_the_same_states(choice: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if choice == "onednn" and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch is built without oneDNN")
+    waveforms = speech(0.6)
+    reference = small(preset).batch(waveforms, (0, 3)).result()[0]
+    monkeypatch.setenv(linear.PRODUCTS, choice)
+    linear.engine.cache_clear()
+    try:
+        assert linear.engine() == choice
+        assert distance(small(preset).batch(waveforms, (0, 3)).result()[0], reference) <= 1e-5
+    finally:
+        linear.engine.cache_clear()
+
+
+def test_an_unknown_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(linear.PRODUCTS, "magic")
+    linear.engine.cache_clear()
+    with pytest.raises(UserError, match="magic is not known"):
+        linear.engine()
+
+
+def test_the_chosen_product_is_exact_to_float32() -> None:
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(300, 1_024, generator=random), torch.randn(512, 1_024, generator=random)
+    with torch.inference_mode():
+        found = linear.product(x, linear.prepare(weight, None, torch.float32))
+    reference = x.double() @ weight.double().T
+    assert ((found - reference).norm() / reference.norm()).item() < 1e-6
+
+
+def test_changed_weights_are_never_answered_with_old_products() -> None:
+    layer, x = torch.nn.Linear(8, 8), torch.randn(3, 8)
+    with torch.no_grad():
+        linear.linear(layer, x)
+        layer.weight.add_(1.0)
+        torch.testing.assert_close(linear.linear(layer, x), layer(x))
+        layer.weight.data = torch.randn(8, 8)
+        torch.testing.assert_close(linear.linear(layer, x), layer(x))
+        layer.load_state_dict(torch.nn.Linear(8, 8).state_dict())
+        torch.testing.assert_close(linear.linear(layer, x), layer(x))

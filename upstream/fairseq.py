@@ -4,7 +4,6 @@ A family of ours that has `fairseq_names` reads the weights itself. Those of the
 transformers, and the settings become those of a `config.json`, so that one table of names per family is enough.
 """
 
-import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from wavbench.upstream import catalog, checkpoints
 from wavbench.upstream.checkpoints import Checkpoint
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.layer_lists import layer_list
 
 FAMILIES = {"wav2vec": "wav2vec", "wav2vec2": "wav2vec2", "hubert": "hubert", "data2vec_audio": "data2vec"}
 FINE_TUNED = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")  # where CTC and attention models keep the encoder
@@ -26,7 +26,6 @@ LEFT_OUT = (  # what pretraining has beside the encoder
     "label_embs_concat",
     "_ema",
 )
-MOST_CONVS = 100  # a description of more layers is no model
 NAMES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -147,7 +146,7 @@ def hugging_face_settings(family: str, settings: Mapping, where: Path) -> dict:
         raise UserError(
             f"the checkpoint's settings lack {', '.join(absent)}", where=where, remedy="fetch the checkpoint again"
         )
-    channels, kernels, strides = zip(*conv_layers(values["conv_feature_layers"], where), strict=True)
+    channels, kernels, strides = zip(*_conv_layers(values["conv_feature_layers"], where), strict=True)
     width = int(values.get("conv_pos", 128))
     result = {
         "model_type": checkpoints.model_type(family),
@@ -180,49 +179,17 @@ _NEEDED = {
 }
 
 
-def conv_layers(text: str, where: Path) -> list[tuple[int, int, int]]:
-    """Channels, kernel and stride of each convolution from fairseq's `[(512, 10, 5)] + [(512, 3, 2)] * 4`.
-
-    fairseq evaluates the text as code; here only lists, numbers, `+` and `*` are read.
-
-    Args:
-        text: of the settings.
-        where: it was found in, for errors.
-
-    Raises:
-        UserError: it is anything else.
-    """
+def _conv_layers(text: str, where: Path) -> list[tuple[int, int, int]]:
+    """Channels, kernel and stride of each convolution."""
     try:
-        layers = _literal(ast.parse(text.strip(), mode="eval").body)
-        if not isinstance(layers, list) or not layers:
-            raise ValueError("it is no list of layers")
-        if any(len(layer) != 3 or not all(isinstance(n, int) and n > 0 for n in layer) for layer in layers):
-            raise ValueError("a layer is (channels, kernel, stride)")
-        return layers
-    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        return layer_list(text)
+    except ValueError as error:
         raise UserError(
             f"this list of convolutions cannot be read: {str(text)[:100]!r}",
             where=where,
             why=str(error)[:200],
             remedy="it is written as [(512, 10, 5)] + [(512, 3, 2)] * 4",
         ) from None
-
-
-def _literal(node: ast.expr) -> int | list | tuple:
-    match node:
-        case ast.Constant(value=int() as number):
-            return number
-        case ast.List(elts=parts):
-            return [_literal(part) for part in parts]
-        case ast.Tuple(elts=parts):
-            return tuple(_literal(part) for part in parts)
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _literal(left) + _literal(right)
-        case ast.BinOp(left=ast.List() as left, op=ast.Mult(), right=ast.Constant(value=int() as times)):
-            if times > MOST_CONVS:
-                raise ValueError(f"more than {MOST_CONVS} layers")
-            return _literal(left) * times
-    raise ValueError("only lists of numbers, + and * are read")
 
 
 def _settings(content: Mapping, fine_tuned: bool, where: Path) -> tuple[dict, bool | None]:

@@ -4,7 +4,6 @@ Source: Schneider et al. 2019, wav2vec: Unsupervised Pre-training for Speech Rec
 the released fairseq checkpoint (`wav2vec_large.pt`).
 """
 
-import ast
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.upstream.features import Features
+from wavbench.upstream.layer_lists import layer_list
 from wavbench.upstream.layers.causal import CausalContext, Channels, StridedEncoder, stack_states
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
 
@@ -116,7 +116,6 @@ def from_fairseq(settings: Mapping) -> Config:
     return Config(**shape_from_fairseq(settings))
 
 
-MOST_LAYERS = 100  # alike in a row; more are no model
 LAYERS = {  # fairseq's settings, and what they are where a checkpoint does not say it
     "conv_feature_layers": "[(512, 10, 5), (512, 8, 4)] + [(512, 4, 2)] * 3",
     "conv_aggregator_layers": "[(512, 3, 1)] * 9",
@@ -152,39 +151,6 @@ def shape_from_fairseq(settings: Mapping) -> dict:
         "context_padding": "zeros" if settings.get("agg_zero_pad", False) else "repeat",
         "residual_scale": scale if settings.get("skip_connections_agg", False) else None,
     }
-
-
-def layer_list(text: str) -> list[tuple[int, int, int]]:
-    """(channels, kernel, stride) of each layer, from the Python expression that fairseq keeps them as.
-
-    Lists, tuples, whole numbers, sums of lists and multiples of a list are understood; nothing is executed.
-
-    Raises:
-        ValueError: anything else is in it.
-    """
-
-    def value(node: ast.expr):
-        match node:
-            case ast.Constant(value=int() as number):
-                return number
-            case ast.List(elts=parts):
-                return [value(part) for part in parts]
-            case ast.Tuple(elts=parts):
-                return tuple(value(part) for part in parts)
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return value(left) + value(right)
-            case ast.BinOp(left=ast.List() as left, op=ast.Mult(), right=ast.Constant(value=int() as times)):
-                if times <= MOST_LAYERS:
-                    return value(left) * times
-        raise ValueError
-
-    try:
-        layers = value(ast.parse(text.strip(), mode="eval").body)
-        if not layers or any(len(layer) != 3 or min(layer) < 1 for layer in layers):
-            raise ValueError
-    except (SyntaxError, TypeError, ValueError, AttributeError, RecursionError, MemoryError):
-        raise ValueError(f"{text!r} is no list of (channels, kernel, stride)") from None
-    return layers
 
 
 def fairseq_names(config: Config) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavbench.upstream import catalog
+from wavbench.upstream.layer_lists import layer_list
 from wavbench.upstream.layers import causal
 from wavbench.upstream.models import wav2vec
 from wavbench.upstream.models.wav2vec import Config, Wav2Vec
@@ -214,7 +215,7 @@ def test_settings_that_are_not_built_are_refused(settings: dict, reason: str) ->
 
 
 def test_lists_of_layers_are_read_and_never_run() -> None:
-    assert wav2vec.layer_list(" [(512, 10, 5)] + [(512, 3, 2)] * 2") == [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
+    assert layer_list(" [(512, 10, 5)] + [(512, 3, 2)] * 2") == [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
     for text in (
         "[(512, 10, 5)] * 10**9",
         "[[(1, 1, 1)] * 100] * 100",
@@ -230,7 +231,7 @@ def test_lists_of_layers_are_read_and_never_run() -> None:
         "[(512, 10, 5)",
     ):
         with pytest.raises(ValueError, match="is no list of"):
-            wav2vec.layer_list(text)
+            layer_list(text)
 
 
 @pytest.mark.parametrize("wrong", [{"activation": "tanh"}, {"context_padding": "reflect"}])

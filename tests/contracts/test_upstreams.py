@@ -101,11 +101,11 @@ def test_features_do_not_depend_on_the_batch(name: str, count: int) -> None:
     upstream = small(name)
     least = upstream.min_samples
     sizes = [9_000, least, 4_321, 16_000, least + 321, 4_321, 2_000 + least, 7_777] * (count // 8)
-    order = np.random.default_rng(count).permutation(count)  # equal lengths are neighbours by chance only
+    order = np.random.default_rng(count).permutation(count).tolist()  # equal lengths are neighbours by chance only
     utterances = [speech(sizes[i], seed=i % 8) for i in order]
     together = upstream(*batch_with_noise_beyond(utterances))
     for i in range(8):
-        place = order.tolist().index(i)
+        place = order.index(i)
         alone = upstream(utterances[place][None], torch.tensor([sizes[i]]))
         frames = int(alone.lengths)
         assert int(together.lengths[place]) == frames == alone.states.shape[2]

@@ -4,10 +4,11 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from wavbench.upstream.layers.linear import linear
@@ -143,26 +144,41 @@ def ragged(
 
     Only attention's own products are padded, some percent of a forward pass.
     """
-    sizes = torch.tensor(lengths, device=qkv.device)
+    layout = _layout(tuple(lengths), qkv.device)
     if gate is None and qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
-        ends = F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32)
         query, key, value = qkv.view(len(qkv), 3, num_heads, -1).unbind(1)
         longest = max(lengths)
-        return varlen_attn(query, key, value, ends, ends, longest, longest).flatten(1)
-    valid = torch.arange(max(lengths), device=qkv.device) < sizes[:, None]  # (batch, frames)
-    padded = qkv.new_zeros(*valid.shape, qkv.shape[1])
-    padded[valid] = qkv
-    query, key, value = padded.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    mask = valid[:, None, None, :]
+        return varlen_attn(query, key, value, layout.ends, layout.ends, longest, longest).flatten(1)
+    batch, longest = len(lengths), max(lengths)
+
+    def padded(x: Tensor) -> Tensor:
+        return x.new_zeros(batch * longest, x.shape[1]).index_copy_(0, layout.places, x).view(batch, longest, -1)
+
+    query, key, value = padded(qkv).unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    mask = layout.valid
     if gate is not None:
-        gates = gate.new_zeros(*valid.shape, num_heads)
-        gates[valid] = gate
-        bias = (gates.transpose(1, 2)[..., None] * table).to(qkv.dtype)
-        mask = bias.masked_fill(~mask, -math.inf)
+        bias = (padded(gate).transpose(1, 2)[..., None] * table).to(qkv.dtype)
+        mask = bias.masked_fill_(~mask, -math.inf)
     y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return y.transpose(1, 2)[valid].flatten(1)
+    return y.transpose(1, 2).reshape(batch * longest, -1)[layout.places]
+
+
+class _Layout(NamedTuple):
+    ends: Int[Tensor, " batch_plus_1"]  # of each utterance in packed frames, a zero before them
+    places: Int[Tensor, " total_frames"]  # of packed frames in padded ones
+    valid: Bool[Tensor, "batch 1 1 longest"]
+
+
+@functools.lru_cache(maxsize=4)
+def _layout(lengths: tuple[int, ...], device: torch.device) -> _Layout:
+    """Made once per forward pass and not per block: a copy to the device makes it wait."""
+    sizes = torch.tensor(lengths)
+    valid = torch.arange(max(lengths)) < sizes[:, None]
+    ends = F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32)
+    places = valid.flatten().nonzero()[:, 0]
+    return _Layout(ends.to(device), places.to(device), valid[:, None, None, :].to(device))
 
 
 def attend(

@@ -16,6 +16,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench pretrain objective=wav2vec2|hubert manifest=FILE  train an upstream  [preset=tiny|small|base|large]
   wavbench release run=FOLDER name=PRESET licence=...        its checkpoint in fp16 with a model card
   wavbench export upstream=NAME to=hf:FOLDER                 a folder that transformers opens, with a model card
+  wavbench speed upstream=NAME                               forward passes against other toolkits  [peers=A,B]
   wavbench report                                            leaderboard .csv .md .html and figures
   wavbench corpus list | build NAME | check MANIFEST         corpora  [mended=FILE]
   wavbench store info PATH | verify PATH | seal PATH         feature stores
@@ -71,6 +72,7 @@ def _dispatch(arguments: list[str]) -> int:
         "pretrain": (config.Pretrain, (), commands.pretrain),
         "release": (config.Release, (), commands.release),
         "export": (config.Export, (), commands.export),
+        "speed": (config.Speed, (), commands.speed),
         "report": (config.Report, (), commands.report),
         "corpus list": (config.CorpusList, (), commands.corpus_list),
         "corpus build": (config.CorpusBuild, ("name",), commands.corpus_build),

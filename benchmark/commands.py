@@ -186,6 +186,13 @@ def export(config: schemas.Export) -> int:
     return 0
 
 
+def speed(config: schemas.Speed) -> int:
+    """Rates of a forward pass, here and in other toolkits."""
+    from wavbench.benchmark.speed import speed
+
+    return speed(config)
+
+
 def demo(config: schemas.Demo) -> int:
     """Build the corpus, sweep every task over it, report."""
     from wavbench.upstream.corpora import synthetic

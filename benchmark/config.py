@@ -157,6 +157,28 @@ class Export:
 
 
 @dataclass
+class Speed:
+    """Forward passes of wavbench and of other toolkits with the same weights, side by side."""
+
+    upstream: str = "???"  # preset, folder, file or hub id, of the wav2vec 2.0 kind
+    peers: str = "transformers,torchaudio,s3prl,speechbrain"
+    weights: str = "random"  # "" for those of a checkpoint
+    seed: int = 0  # of random weights, lengths and noise
+    revision: str = ""  # of a hub id
+    language: str = ""  # of adapters (MMS)
+    manifest: str = ""  # of speech; noise of LibriSpeech-like lengths where empty
+    seconds: float = 96.0  # of audio in a round
+    rounds: int = 3
+    batches: list[int] = field(default_factory=lambda: [1, 8])  # utterances that peers get at once, padded
+    sort: bool = False  # peers get utterances by length
+    precision: str = "both"  # fp32, bf16
+    copy: bool = True  # states count once they are in the memory of the host
+    threads: int = 1
+    device: str = "cpu"
+    results: str = "results"
+
+
+@dataclass
 class Report:
     """Records to leaderboard, figures and page."""
 

@@ -1,6 +1,7 @@
-"""Floating-point operations of a training step, counted from the shapes, and what a device could do at best."""
+"""Floating-point operations of a model, counted from its shapes, and what a device could do at best."""
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -12,15 +13,20 @@ BF16_PEAKS = {
 }  # fmt: skip
 
 
-def training_flops(encoder: nn.Module, crop_seconds: float) -> float:
-    """Operations that a forward and backward pass of the encoder needs per second of audio.
+def forward_flops(encoder: nn.Module, seconds: float) -> float:
+    """Operations that a forward pass of the encoder needs per second of audio; see `forward_parts`."""
+    return sum(forward_parts(encoder, seconds).values())
 
-    A multiplication and an addition count as two, the backward pass as twice the forward pass. Norms, activations and
-    the objective's own layers are left out, as is usual.
+
+def forward_parts(encoder: nn.Module, seconds: float) -> dict[str, float]:
+    """Operations of each part of a forward pass per second of audio.
+
+    A multiplication and an addition count as two. Norms, activations and gates are left out, as is usual, and a
+    convolution counts as what its definition says, also where it is computed with fewer operations.
 
     Args:
         encoder: wav2vec 2.0 or another of its shape.
-        crop_seconds: length of the crops: attention grows with it.
+        seconds: length of the utterances: attention grows with it.
     """
     config, rate, macs = encoder.config, 16_000.0, 0.0
     inputs = (1, *config.conv_channels[:-1])
@@ -29,11 +35,26 @@ def training_flops(encoder: nn.Module, crop_seconds: float) -> float:
     ):
         rate /= stride
         macs += rate * width_in * width_out * kernel
-    frames = crop_seconds * rate
-    block = 4 * config.dim**2 + 2 * config.dim * config.inner_dim + 2 * frames * config.dim
-    positions = config.dim**2 // config.position_groups * config.position_kernel
-    macs += rate * (config.conv_channels[-1] * config.dim + positions + config.num_layers * block)
-    return 3 * 2 * macs
+    depth = getattr(config, "position_depth", 1)
+    return {
+        "convolutions": 2 * macs,
+        "projection": 2 * rate * config.conv_channels[-1] * config.dim,
+        "positions": 2 * rate * config.dim**2 // config.position_groups * config.position_kernel * depth,
+        "attention": 2 * rate * config.num_layers * (4 * config.dim**2 + 2 * seconds * rate * config.dim),
+        "feed-forward": 2 * rate * config.num_layers * 2 * config.dim * config.inner_dim,
+    }
+
+
+def training_flops(encoder: nn.Module, crop_seconds: float) -> float:
+    """Operations that a training step needs per second of audio: the backward pass counts as two forward passes.
+
+    The objective's own layers are left out.
+
+    Args:
+        encoder: wav2vec 2.0 or another of its shape.
+        crop_seconds: length of the crops.
+    """
+    return 3 * forward_flops(encoder, crop_seconds)
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
@@ -46,13 +67,34 @@ def peak_flops(device: torch.device, precision: str) -> float:
         for known, peak in BF16_PEAKS.items():
             if known in name:
                 return peak
+    return max(product_rates(device, precision).values())
+
+
+def product_rates(
+    device: torch.device, precision: str, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Operations per second of a large matrix product, the best of several, by who computes it.
+
+    "torch" is what `a @ b` calls (on a CPU mostly MKL in float32, and oneDNN in bfloat16); on a CPU "onednn" is
+    oneDNN's own product as well, which is up to twice as fast in float32.
+
+    Args:
+        device: what computes.
+        precision: "fp32" or "bf16".
+        clock: seconds; `time.process_time` for operations per CPU second.
+    """
     size = 8_192 if device.type == "cuda" else 1_536
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a = torch.ones(size, size, dtype=dtype, device=device)
-    best = 0.0
-    for _ in range(4):
-        began = time.perf_counter()
-        product = a @ a
-        product[0, 0].item()  # waits for the device
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    ways = {"torch": lambda: a @ a}
+    pointwise = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if device.type == "cpu" and pointwise is not None and torch.backends.mkldnn.is_available():
+        ways["onednn"] = lambda: pointwise(a, a, None, "none", [], "")
+    best = dict.fromkeys(ways, 0.0)
+    with torch.inference_mode():
+        for _ in range(6):  # in turn: other processes disturb all
+            for name, way in ways.items():
+                began = clock()
+                way()[0, 0].item()  # waits for the device
+                best[name] = max(best[name], 2 * size**3 / (clock() - began))
     return best

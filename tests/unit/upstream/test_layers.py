@@ -1,10 +1,13 @@
 """The parts that models are made of: what the parity tests cannot see from outside."""
 
+import inspect
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
-from wavbench.upstream.layers import conv, linear
+from wavbench.upstream.layers import attention, conv, linear
 from wavbench.upstream.layers.attention import SelfAttention
 from wavbench.upstream.layers.packing import pad_packed, pad_states, segment_of
 from wavbench.upstream.layers.positions import PositionalConv
@@ -78,13 +81,48 @@ def test_a_fresh_gain_is_the_norm_of_its_direction() -> None:
 
 
 def test_attention_equals_the_formula_for_each_utterance() -> None:
-    attention, lengths = SelfAttention(12, 3), [4, 4, 0, 7]
+    layer, lengths = SelfAttention(12, 3), [4, 4, 0, 7]
     x = torch.randn(sum(lengths), 12)
-    found = attention(x, lengths).split(lengths)
+    found = layer(x, lengths).split(lengths)
     for part, y in zip(x.split(lengths), found, strict=True):
-        query, key, value = attention.qkv(part).view(len(part), 3, 3, 4).permute(1, 2, 0, 3)  # (heads, frames, 4)
+        query, key, value = layer.qkv(part).view(len(part), 3, 3, 4).permute(1, 2, 0, 3)  # (heads, frames, 4)
         weights = (query @ key.transpose(1, 2) / 2).softmax(dim=-1)
-        torch.testing.assert_close(y, attention.out((weights @ value).transpose(0, 1).reshape(len(part), 12)))
+        torch.testing.assert_close(y, layer.out((weights @ value).transpose(0, 1).reshape(len(part), 12)))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_attention_of_all_utterances_at_once_is_that_of_each(gated: bool) -> None:
+    heads, lengths = 3, [4, 4, 0, 7, 1]
+    qkv = torch.randn(sum(lengths), 3 * 12)
+    gate, table = (torch.rand(sum(lengths), heads), torch.randn(heads, 7, 7)) if gated else (None, None)
+    together = attention.ragged(qkv, lengths, heads, gate, table)
+    one_by_one = attention.apart(qkv, lengths, heads, gate, table, attention.attend)
+    assert together.isfinite().all()
+    torch.testing.assert_close(together, one_by_one)
+
+
+def test_torchs_attention_over_lengths_gets_the_arguments_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.attention import varlen
+
+    heads, lengths = 2, [4, 0, 7]
+    signature = inspect.signature(varlen.varlen_attn)
+
+    def stand_in(*args: object, **kwargs: object) -> torch.Tensor:
+        given = signature.bind(*args, **kwargs).arguments
+        ends, parts = given["cu_seq_q"], [given[name] for name in ("query", "key", "value")]
+        assert set(given) == {"query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"}
+        assert given["max_q"] == given["max_k"] == 7
+        assert ends.dtype is torch.int32
+        assert ends.equal(given["cu_seq_k"])
+        assert all(part.shape == (11, heads, 8) and part.stride(-1) == 1 for part in parts)
+        utterances = [[part[a:b].transpose(0, 1) for part in parts] for a, b in itertools.pairwise(ends.tolist())]
+        return torch.cat([nn.functional.scaled_dot_product_attention(*one).transpose(0, 1) for one in utterances])
+
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
+    monkeypatch.setattr(attention, "has_varlen", lambda *_: True)
+    qkv = torch.randn(11, 3 * 16)
+    one_by_one = attention.apart(qkv, lengths, heads, None, None, attention.attend)
+    torch.testing.assert_close(attention.ragged(qkv, lengths, heads), one_by_one)
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -145,7 +145,7 @@ def ragged(
     Only attention's own products are padded, some percent of a forward pass.
     """
     layout = _layout(tuple(lengths), qkv.device)
-    if gate is None and qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16):
+    if gate is None and has_varlen(qkv, num_heads):
         from torch.nn.attention.varlen import varlen_attn
 
         query, key, value = qkv.view(len(qkv), 3, num_heads, -1).unbind(1)
@@ -179,6 +179,13 @@ def _layout(lengths: tuple[int, ...], device: torch.device) -> _Layout:
     ends = F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32)
     places = valid.flatten().nonzero()[:, 0]
     return _Layout(ends.to(device), places.to(device), valid[:, None, None, :].to(device))
+
+
+def has_varlen(qkv: Float[Tensor, "total_frames three_dim"], num_heads: int) -> bool:
+    """Whether torch has a kernel for utterances of any lengths: half precision, heads of 8 to 256, Ampere or later."""
+    width = qkv.shape[1] // (3 * num_heads)
+    half = qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16)
+    return half and width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
 
 
 def attend(

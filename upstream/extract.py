@@ -261,9 +261,13 @@ class _Job:
         """The batch, or its halves where it does not fit into the memory of the GPU."""
         try:
             return [self.upstream.batch(waveforms, self.fingerprint.layers)]
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if len(waveforms) == 1:
-                raise
+                raise UserError(
+                    f"an utterance of {len(waveforms[0]) / SAMPLE_RATE:.1f} s exceeds the device's memory",
+                    why=str(error).split("\n")[0],
+                    remedy="precision=bf16, fewer layers, device=cpu, or cut it with the manifest's start and end",
+                ) from None
         torch.cuda.empty_cache()
         half = len(waveforms) // 2
         return [*self._run(waveforms[:half]), *self._run(waveforms[half:])]

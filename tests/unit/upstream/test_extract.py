@@ -508,3 +508,56 @@ def test_a_store_lies_where_its_corpus_and_fingerprint_say(corpus: Path, tmp_pat
     assert len(paths) == 4
     assert {path.parent for path in paths} == {next(iter(paths)).parent}
     assert store_path(tmp_path, manifest, toy(), prints[0]) in paths
+
+
+# memory of the device
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_halves(
+    corpus: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, batch = [], Upstream.batch
+
+    def short_of_memory(self: Upstream, waveforms: list, layers: tuple):
+        sizes.append(len(waveforms))
+        if len(waveforms) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch(self, waveforms, layers)
+
+    monkeypatch.setattr(Upstream, "batch", short_of_memory)
+    store = run(corpus, path)
+    assert max(sizes) > 2
+    manifest = read_manifest(corpus)
+    for id in store:
+        np.testing.assert_allclose(store[id].states, expected(manifest, id), rtol=1e-4, atol=1e-5)
+
+
+def test_one_utterance_that_does_not_fit_is_an_error_that_leaves_the_rest(
+    corpus: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, longest = Upstream.batch, max(durations(read_manifest(corpus)))
+
+    def short_of_memory(self: Upstream, waveforms: list, layers: tuple):
+        if max(len(waveform) for waveform in waveforms) >= 16_000 * longest - 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch(self, waveforms, layers)
+
+    monkeypatch.setattr(Upstream, "batch", short_of_memory)
+    with pytest.raises(UserError, match="exceeds the device"):
+        run(corpus, path)
+    monkeypatch.undo()
+    assert len(run(corpus, path)) == 12
+    assert not list((path / "claims").iterdir())
+
+
+def test_an_error_behind_the_model_stops_the_run_and_gives_the_block_back(
+    corpus: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wavbench.upstream import shards
+
+    monkeypatch.setattr(shards, "pool", lambda states: (_ for _ in ()).throw(UserError("no pooling today")))
+    with pytest.raises(UserError, match="no pooling today"):
+        run(corpus, path)
+    assert not list((path / "claims").iterdir())
+    monkeypatch.undo()
+    assert len(run(corpus, path)) == 12

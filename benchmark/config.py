@@ -174,6 +174,7 @@ class Speed:
     precision: str = "both"  # fp32, bf16
     copy: bool = True  # states count once they are in the memory of the host
     threads: int = 1
+    remark: str = ""  # a sentence for the page: what a reader ought to know of this run
     device: str = "cpu"
     results: str = "results"
 

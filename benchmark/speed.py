@@ -132,6 +132,7 @@ def speed(config: schemas.Speed) -> int:
         "errors_against": "our own model in float64, on the shortest utterance of a batch (valid frames)",
         "parts": parts,
         "absent": absent,
+        "remark": config.remark,
         "peers": {peer.name: peer.version for peer in peers},
     }
     rows = [_row(way, float(lengths.sum()), result) for way in ways]
@@ -307,6 +308,7 @@ def _probed(
             for layer, state in enumerate(reference)
         ]
         works.append(way)
+    display.progress("warming up", len(ways), len(ways))
     return works
 
 

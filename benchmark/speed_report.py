@@ -129,12 +129,12 @@ def _page(result: dict, table: list[str]) -> str:
             f"Forward passes that give all states, {copied}; the same weights ({result['weights']}) and the same "
             f"{result['utterances']} utterances ({result['audio_seconds']:.0f} s in all, "
             f"{result['shortest_seconds']:.1f} to {result['longest_seconds']:.1f} s each; {result['speech']}) for all, "
-            f"in turn, medians of "
-            f"{result['rounds']} rounds; {result['threads']} thread{'s' * (result['threads'] > 1)}. "
-            f"Peers get utterances {order}.",
+            f"in turn, medians of {result['rounds']} rounds; {result['threads']} thread"
+            f"{'s' * (result['threads'] > 1)}. Peers get utterances {order}.",
             "",
             *table,
             "",
+            *([result["remark"], ""] if result["remark"] else []),
             *(f"- {line}" for line in _sentences(result)),
             "",
             "## What the figures are",
@@ -148,12 +148,26 @@ def _page(result: dict, table: list[str]) -> str:
             "",
             *peaks,
             "",
+            *_own_products(result),
             *_bounds(result),
             f"{result['processor']}{flags}; {result['machine']}, Python {result['python']}, torch {result['torch']}, "
             f"float32 products by {result['products']}; {versions or 'no peers'}.",
             "",
         ]
     )
+
+
+def _own_products(result: dict) -> list[str]:
+    """What peers can reach at all in float32, as they multiply through torch."""
+    rates = result["peaks_gflops"].get("fp32", {})
+    if "onednn" not in rates:
+        return []
+    share = rates["torch"] / max(rates.values())
+    return [
+        f"Peers multiply float32 through torch (MKL in most builds), which reaches {share:.0%} of the fastest product "
+        "here. Where it reaches half, as on AMD's Zen 5, ratios in float32 can be twice as large.",
+        "",
+    ]
 
 
 def _bounds(result: dict) -> list[str]:
@@ -184,4 +198,6 @@ def _bounds(result: dict) -> list[str]:
                     f"{part['peak_share']:.0%} | {part['lost_share']:.1%} |"
                 )
             lines.append("")
+            if any(part["peak_share"] > 1 for part in result["parts"][precision]):
+                lines += ["(More than the peak: computed with fewer operations than its definition counts.)", ""]
     return lines

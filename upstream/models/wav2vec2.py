@@ -21,8 +21,8 @@ from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_recording
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
 
 SAMPLE_RATE = 16_000  # Hz
-WINDOW_FRAMES = 3_000  # of a long recording that go through at once: 60 s
-CONTEXT_FRAMES = 500  # around them that attention sees: 10 s
+WINDOW_FRAMES = 1_500  # of a long recording that go through at once: 30 s
+CONTEXT_FRAMES = 250  # around them that attention sees: 5 s on either side
 # A field younger than the first stores is described only where it is set, so that their fingerprints stay.
 WHERE_SET = {"described": "where set"}
 

@@ -190,9 +190,9 @@ def test_two_revisions_of_one_upstream_are_two_upstreams(
 ) -> None:
     asked = []
 
-    def load_upstream(name: str, weights: str, seed: int, revision: str, device: str, language: str = ""):
-        asked.append(revision)
-        return wb.load({"old": "fbank", "new": "fbank_raw"}[revision])
+    def load_upstream(name: str, options, **_: str):
+        asked.append(options.revision)
+        return wb.load({"old": "fbank", "new": "fbank_raw"}[options.revision])
 
     monkeypatch.setattr(commands, "load_upstream", load_upstream)
     (tmp_path / "mine.yaml").write_text(

@@ -57,7 +57,13 @@ def product_type(x: Tensor) -> torch.dtype:
 
 
 def frozen(owner: nn.Module, key: Hashable, sources: Sequence[Tensor | None], make: Callable[[], T]) -> T:
-    """What `make` derives from weights of `owner`, made once for as long as the weights stay the same."""
+    """What `make` derives from weights of `owner`, made once for as long as the weights stay the same.
+
+    Weights that are still trained are never answered from memory: a fused optimizer changes them unseen, without
+    counting up their version.
+    """
+    if any(source is not None and source.requires_grad for source in sources):
+        return make()
     stamp = [
         (source.data_ptr(), source.dtype, source.device, 0 if source.is_inference() else source._version)
         for source in sources

@@ -126,8 +126,19 @@ def test_the_chosen_product_is_exact_to_float32() -> None:
     assert ((found - reference).norm() / reference.norm()).item() < 1e-6
 
 
-def test_changed_weights_are_never_answered_with_old_products() -> None:
+def test_weights_in_training_are_never_answered_with_old_products() -> None:
+    """A fused optimizer changes them without counting up their version."""
     layer, x = torch.nn.Linear(8, 8), torch.randn(3, 8)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.5, fused=True)
+    for _ in range(3):
+        with torch.no_grad():
+            torch.testing.assert_close(linear.linear(layer, x), layer(x))
+        layer(x).sum().backward()
+        optimizer.step()
+
+
+def test_changed_weights_are_never_answered_with_old_products() -> None:
+    layer, x = torch.nn.Linear(8, 8).requires_grad_(False), torch.randn(3, 8)
     with torch.no_grad():
         linear.linear(layer, x)
         layer.weight.add_(1.0)

@@ -31,7 +31,7 @@ class Pending:
             self.states = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
             self.states.copy_(states, non_blocking=True)
             self.copied = torch.cuda.Event()
-            self.copied.record()
+            self.copied.record(torch.cuda.current_stream(states.device))  # cuda:1 need not be the current device
         else:
             self.states = states
 

@@ -149,8 +149,13 @@ class Upstream:
 
     def recording(self, waveform: Float[Tensor, " samples"], layers: Sequence[int]) -> Iterator[inference.Part]:
         """States of some layers of a long recording, part by part; see `inference.recording_states`."""
-        with inference.computing(self.device, self.precision):
-            yield from inference.recording_states(self.model, waveform, layers, self.device)
+        parts = inference.recording_states(self.model, waveform, layers, self.device)
+        while True:
+            with inference.computing(self.device, self.precision):  # never around a yield: the caller would be in it
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
 
     def extract(self, source: str | Path | np.ndarray | Tensor | Sequence) -> Features:
         """Features of a file, of a 16 kHz waveform, or of a list of either, as one batch.

@@ -34,6 +34,7 @@ BLOCK_BYTES = 160 << 20  # of stored states; shards lie between 64 and 256 MB wh
 PUBLISH_SECONDS = 50.0  # of work: what a kill can cost at most, with the batch in flight
 BATCH_SECONDS = 48.0  # of audio in one forward pass on a CPU; on a GPU as many as its memory allows, at least these
 DEVICE_BATCH_SECONDS = 960.0  # more fill no GPU better
+HOST_BYTES = 2 << 30  # of a batch's states in pinned memory of the host, where up to four batches lie at once
 AHEAD = 3  # batches decoded before the model wants them
 BEHIND = 2  # batches computed and not yet stored
 POLL_SECONDS = 0.5  # between looks at the claims of others
@@ -134,13 +135,14 @@ def extract(
 
 
 def batch_seconds(upstream: Upstream) -> float:
-    """Seconds of audio in one forward pass: on a GPU as many as half of its free memory holds."""
+    """Seconds of audio in one forward pass: on a GPU as many as half of its free memory holds, and as the host does."""
     if upstream.device.type != "cuda":
         return BATCH_SECONDS
     free, _ = torch.cuda.mem_get_info(upstream.device)
     # States twice (packed and stacked) and the widest layer, all float32, per second of audio, and as much again.
     needed = 2 * 4 * upstream.frame_rate * upstream.dim * (2 * upstream.num_states + 12)
-    return float(np.clip(free / 2 / needed, BATCH_SECONDS, DEVICE_BATCH_SECONDS))
+    copied = 4 * upstream.frame_rate * upstream.dim * upstream.num_states  # bytes per second of audio
+    return float(np.clip(min(free / 2 / needed, HOST_BYTES / copied), BATCH_SECONDS, DEVICE_BATCH_SECONDS))
 
 
 def _clean(path: Path) -> None:
@@ -163,6 +165,7 @@ class _Job:
         self.done: set[int] = set()
         self.writer = Writer(self.shards, fingerprint.hash(), fingerprint.dtype, fingerprint.kind == "mean")
         self.decoders = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1))
+        self.began = time.monotonic()  # of the work that is not yet published
 
     def plan(self) -> Plan:
         self.scan()
@@ -246,16 +249,23 @@ class _Job:
                 behind.do(self.writer.reject, self.ids[row], reason, stamp)
                 self.done.add(row)
         limit = WHOLE_SECONDS * SAMPLE_RATE
-        for row, samples, stamp in sound:
-            if len(samples) > limit and row not in self.done:
-                behind.finish()
-                self._store_recording(row, samples, stamp, key, claim)
-                self.done.add(row)
         batch = [(row, samples, stamp) for row, samples, stamp in sound if len(samples) <= limit]
         if batch:
             pending = self._run([samples for _, samples, _ in batch])
             behind.do(self._store, [row in self.done for row, _, _ in batch], batch, pending)
             self.done.update(row for row, _, _ in batch)
+        for row, samples, stamp in sound:
+            if len(samples) > limit and row not in self.done:
+                self.publish(key, behind)  # a recording may take long, and has a shard and a time of its own
+                behind.finish()
+                self._store_recording(row, samples, stamp, key, claim)
+                self.done.add(row)
+                self.began = time.monotonic()
+
+    def publish(self, key: str, behind: "_Behind") -> None:
+        """Have all that was added to the writer published, behind what is still to be stored."""
+        behind.do(self.writer.publish, key, time.monotonic() - self.began)
+        self.began = time.monotonic()
 
     def _run(self, waveforms: list[Tensor]) -> list[Pending]:
         """The batch, or its halves where it does not fit into the memory of the GPU."""
@@ -342,7 +352,7 @@ def _work(job: _Job, plan: list[list[list[int]]]) -> None:
 
 def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim, behind: _Behind) -> None:
     todo = [batch for batch in block if any(row not in job.done for row in batch)]
-    started = time.monotonic()
+    job.began = time.monotonic()
     ahead = deque(job.decoders.submit(job.load, batch) for batch in todo[:AHEAD])
     for number in range(len(todo)):
         loaded = ahead.popleft().result()
@@ -351,10 +361,9 @@ def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim
         job.compute(loaded, key, claim, behind)
         claim.touch()
         job.report()
-        if time.monotonic() - started > job.publish_seconds:
-            behind.do(job.writer.publish, key, time.monotonic() - started)
-            started = time.monotonic()
-    behind.do(job.writer.publish, key, time.monotonic() - started)
+        if time.monotonic() - job.began > job.publish_seconds:
+            job.publish(key, behind)
+    job.publish(key, behind)
 
 
 def _key(ids: list[str]) -> str:

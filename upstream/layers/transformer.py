@@ -139,6 +139,8 @@ class Transformer(nn.Module):
         self, x: Float[Tensor, "total_frames dim"], lengths: Sequence[int], top: int | None = None
     ) -> list[Float[Tensor, "total_frames dim"]]:
         """States 0 to `top`, all where None; blocks above are not run."""
+        if torch.is_autocast_enabled(x.device.type) and not torch.is_grad_enabled():
+            x = x.float()  # products give half precision on a GPU, and the residual stream is to keep float32
         x = x + self.positions(x, lengths)
         x = self.dropout(x if self.pre_norm else self.norm(x))
         table = self.relative(max(lengths)) if self.relative is not None else None

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from wavbench.upstream import catalog
+from wavbench.upstream import catalog, extract, inference
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.layers import linear
@@ -147,3 +147,35 @@ def test_changed_weights_are_never_answered_with_old_products() -> None:
         torch.testing.assert_close(linear.linear(layer, x), layer(x))
         layer.load_state_dict(torch.nn.Linear(8, 8).state_dict())
         torch.testing.assert_close(linear.linear(layer, x), layer(x))
+
+
+def test_the_residual_stream_stays_in_float32_whatever_positions_and_projection_give() -> None:
+    upstream = small("wav2vec2_large_lv60")
+    transformer = upstream.model.transformer
+    transformer.positions = Same()  # as on a GPU, where autocast reaches the positional convolution
+    x = torch.randn(20, 48).bfloat16()
+    with inference.computing(upstream.device, "bf16"):
+        states = transformer(x, [20])
+    assert {state.dtype for state in states} == {torch.float32}
+
+
+class Same(torch.nn.Module):
+    def forward(self, x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        return x.bfloat16()
+
+
+def test_a_batch_on_a_gpu_fits_into_its_memory_and_into_that_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    for preset, free, seconds in [("wav2vec2_base", 140 << 30, 960), ("wav2vec2_base", 1 << 30, 48)]:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert extract.batch_seconds(on_gpu(preset)) == seconds
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (140 << 30, 140 << 30))
+    large = on_gpu("wav2vec2_xls_r_2b")
+    assert 48 <= extract.batch_seconds(large) <= extract.HOST_BYTES / (4 * 50 * 1920 * 49)
+
+
+def on_gpu(preset: str) -> Upstream:
+    """What decides on a batch, without the weights."""
+    upstream, config = small("wav2vec2_base"), catalog.find_preset(preset)[1]
+    upstream.device = torch.device("cuda")
+    upstream.dim, upstream.num_states = config.dim, config.num_layers + 1
+    return upstream

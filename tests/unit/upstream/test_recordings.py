@@ -1,7 +1,8 @@
 """Long recordings: windows of a recording against the whole, and their shards against those of utterances."""
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from wavbench.upstream import catalog
+from wavbench.upstream import catalog, inference
 from wavbench.upstream import extract as extraction
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.extract import extract
@@ -129,6 +130,33 @@ def test_a_long_recording_is_stored_as_any_utterance(
         assert distance(np.float32(found), np.float32(reference)) <= (2e-2 if dtype == "int8" else 2e-3)
     assert len(list((tmp_path / "long/shards").glob("*.h5"))) >= 2
     assert not list((tmp_path / "long/shards").glob(".tmp*"))
+
+
+def test_a_recording_does_not_put_its_reader_into_inference(speech: torch.Tensor) -> None:
+    for _ in small("wav2vec2_base").recording(speech, (0, 2)):
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_came_before_a_recording_is_published_before_it_and_timed_apart(
+    tmp_path: Path, build_corpus: Callable[..., Path], speech: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = build_corpus(tmp_path / "corpus", 3)
+    soundfile.write(manifest.parent / "audio/u0001.wav", speech.numpy(), 16_000)
+    upstream, found = small("wav2vec2_base"), []
+
+    def slow(*arguments: object) -> Iterator[inference.Part]:
+        found.extend((tmp_path / "store/shards").glob("[!.]*.h5"))
+        time.sleep(3.0)
+        yield from upstream_recording(*arguments)
+
+    upstream_recording = upstream.recording
+    monkeypatch.setattr(upstream, "recording", slow)
+    monkeypatch.setattr(extraction, "WHOLE_SECONDS", 5.0)
+    began = time.monotonic()
+    store = extract(upstream, read_manifest(manifest), tmp_path / "store")
+    assert len(found) == 1
+    assert store.extract_seconds <= time.monotonic() - began
 
 
 def test_a_model_that_fails_on_a_recording_leaves_nothing_half_written(

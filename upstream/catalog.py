@@ -307,24 +307,26 @@ def _load_preset(name: str, stem: str, config, weights: str | None, seed: int, d
 
 
 def _load_file(name: str, path: Path, weights: str | None, seed: int, device, title: str = "") -> Upstream:
-    from wavbench.upstream.checkpoints import fill, read_checkpoint
+    from wavbench.upstream.checkpoints import buildable, fill, read_checkpoint
 
     stem, config, state = read_checkpoint(path, with_weights=weights is None)
     checkpoint = title or path.name
     if weights == "random":
-        model, checkpoint = build_random(stem, config, seed), f"{checkpoint} random seed {seed}"
+        with buildable(path):
+            model, checkpoint = build_random(stem, config, seed), f"{checkpoint} random seed {seed}"
     else:
         model = fill(stem, config, state, where=path)
     return Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
 
 
 def _load_pickle(name: str, path: Path, weights: str | None, seed: int, device) -> Upstream:
-    from wavbench.upstream.checkpoints import fill
+    from wavbench.upstream.checkpoints import buildable, fill
     from wavbench.upstream.foreign import read_foreign
 
     found = read_foreign(path)
     if weights == "random":
-        model, checkpoint = build_random(found.family, found.config, seed), f"{path.name} random seed {seed}"
+        with buildable(path):
+            model, checkpoint = build_random(found.family, found.config, seed), f"{path.name} random seed {seed}"
         said = {}
     else:
         model, checkpoint = fill(found.family, found.config, found.state, where=path), path.name
@@ -345,7 +347,8 @@ def _load_folder(
     if not force_hub and (native := checkpoints.native_config(folder)):
         stem, config = native
         if weights == "random":
-            model = build_random(stem, config, seed)
+            with checkpoints.buildable(folder):
+                model = build_random(stem, config, seed)
         else:
             found = checkpoints.read_hugging_face(folder)
             model = checkpoints.fill(stem, config, found.state, where=folder)

@@ -3,10 +3,11 @@
 Pickles are only ever read by the loader of torch that admits nothing but tensors.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -90,7 +91,7 @@ def read_checkpoint(path: Path | str, with_weights: bool = True) -> tuple[str, o
         if family not in catalog.families():
             raise ValueError(f"there is no family {family!r}; known: {', '.join(catalog.families())}")
         config = config_from(catalog.family(family).Config, json.loads(metadata["config"]))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             "the checkpoint's description cannot be used", where=path, why=str(error), remedy="write it again"
         ) from None
@@ -111,16 +112,8 @@ def fill(family: str, config, state: Mapping[str, Tensor], where: object) -> nn.
     Raises:
         UserError: the config is of no model, or weights are missing, unknown, of another shape, NaN or infinite.
     """
-    try:
-        with torch.device("meta"):
-            model = catalog.family(family).build(config)
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(
-            "no model can be built of the checkpoint's settings",
-            where=where,
-            why=str(error)[:300],
-            remedy="weights and settings must come from the same checkpoint",
-        ) from None
+    with buildable(where), torch.device("meta"):
+        model = catalog.family(family).build(config)
     expected = model.state_dict()
     refuse_misfits(
         where,
@@ -135,6 +128,24 @@ def fill(family: str, config, state: Mapping[str, Tensor], where: object) -> nn.
     refuse_not_finite(state, where)
     model.load_state_dict({name: tensor.float().contiguous() for name, tensor in state.items()}, assign=True)
     return model
+
+
+@contextlib.contextmanager
+def buildable(where: object) -> Iterator[None]:
+    """What is raised on the way from a checkpoint's settings to a model is said of the settings.
+
+    Raises:
+        UserError: they are of no model.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(
+            "no model can be built of the checkpoint's settings",
+            where=where,
+            why=str(error)[:300],
+            remedy="weights and settings must come from the same checkpoint",
+        ) from None
 
 
 def refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
@@ -167,7 +178,7 @@ def only_checkpoint(folder: Path) -> Path:
 def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path.name} cannot be read", where=path, why=str(error), remedy="fetch it again") from None
     if not isinstance(value, dict):
         raise UserError(f"{path.name} holds no object", where=path, remedy="fetch it again")
@@ -277,7 +288,9 @@ def from_hugging_face(
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     left_out += [name for name in state if name == "masked_spec_embed"]
     state.pop("masked_spec_embed", None)
-    return joined(catalog.family(family).hugging_face_names(config), state, where), tuple(sorted(left_out))
+    with buildable(where):
+        names = catalog.family(family).hugging_face_names(config)
+    return joined(names, state, where), tuple(sorted(left_out))
 
 
 def joined(sources: Mapping[str, tuple[str, ...]], state: Mapping[str, Tensor], where: object) -> State:
@@ -327,7 +340,8 @@ def _read_folder(folder: Path) -> State:
         if single.is_file():
             files = [single]
         elif index.is_file():
-            names = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
+            places = read_json(index).get("weight_map")
+            names = sorted({str(name) for name in places.values()} if isinstance(places, dict) else ())
             files = [folder / Path(name).name for name in names]  # a name never leads out of the folder
             if absent := [path.name for path in files if not path.is_file()]:
                 raise UserError(f"{index.name} names files that are not there: {', '.join(absent)}", where=folder)

@@ -112,7 +112,9 @@ def _settings(upstream: Upstream):
             why="it is opened through transformers already" if family == "hub" else f"transformers has no {family}",
             remedy="its folder can be copied as it is" if family == "hub" else f"families that can: {', '.join(known)}",
         )
-    config = checkpoints.config_from(module.Config, {k: v for k, v in upstream.config.items() if k != "family"})
+    config = checkpoints.config_from(
+        module.Config, {k: v for k, v in upstream.config.items() if k not in ("family", "precision")}
+    )
     table = SETTINGS | OWN.get(family, {})
     values = {theirs: getattr(config, ours) for ours, theirs in table.items() if theirs and hasattr(config, ours)}
     values["adapter_attn_dim"] = values["adapter_attn_dim"] or None

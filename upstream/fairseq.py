@@ -51,6 +51,7 @@ def is_fairseq(content: object) -> bool:
     return (
         isinstance(content, dict)
         and isinstance(content.get("model"), dict)
+        and all(isinstance(name, str) for name in content["model"])
         and any(isinstance(content.get(key), dict) for key in ("cfg", "args"))
     )
 
@@ -87,7 +88,10 @@ def read_fairseq(content: Mapping, where: Path) -> Checkpoint:
         config = _from_fairseq(module, settings, where)
         native, notes = checkpoints.joined(module.fairseq_names(config), state, where), ()
     else:
-        theirs = hugging_face_settings(family, settings, where)
+        try:
+            theirs = hugging_face_settings(family, settings, where)
+        except (TypeError, ValueError) as error:
+            raise _unusable(error, where) from None
         config = checkpoints.config_of(family, theirs, normalise, where)
         if config is None:
             raise UserError(f"the native {family} does not cover these settings", where=where, remedy=_OTHERS)
@@ -243,6 +247,8 @@ def _from_fairseq(module, settings: Mapping, where: Path) -> object:
     try:
         return module.from_fairseq(settings)
     except (TypeError, ValueError, KeyError, SyntaxError) as error:
-        raise UserError(
-            "the settings of the model cannot be used", where=where, why=f"{error}", remedy="fetch it again"
-        ) from None
+        raise _unusable(error, where) from None
+
+
+def _unusable(error: Exception, where: Path) -> UserError:
+    return UserError("the settings of the model cannot be used", where=where, why=f"{error}", remedy="fetch it again")

@@ -92,7 +92,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def is_table_of_tensors(content: object) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
 
 
 def _globals_of(path: Path) -> set[str]:

@@ -81,6 +81,15 @@ def test_a_checkpoint_in_half_precision_comes_back_as_it_went(tmp_path: Path) ->
     assert again.weights_hash == upstream.weights_hash
 
 
+def test_a_model_that_computes_in_bfloat16_is_exported_as_any(tmp_path: Path) -> None:
+    upstream = random_upstream("hubert")
+    export_hugging_face(upstream, tmp_path / "fp32")
+    upstream.set_precision("bf16")
+    export_hugging_face(upstream, tmp_path / "bf16")
+    contents = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("fp32", "bf16")]
+    assert contents[0] == contents[1]
+
+
 def test_the_card_says_where_the_weights_come_from(tmp_path: Path) -> None:
     upstream = random_upstream("hubert")
     card = (export_hugging_face(upstream, tmp_path / "mine") / "README.md").read_text()

@@ -273,6 +273,7 @@ def test_a_random_twin_of_a_checkpoint_draws_new_weights(tmp_path: Path) -> None
         ({"activation_fn": "relu"}, "activation_fn=relu"),
         ({"layer_type": "conformer"}, "layer_type=conformer"),
         ({"pos_conv_depth": 5}, "pos_conv_depth=5"),
+        ({"pos_conv_depth": "deep"}, "settings of the model cannot be used"),
         ({"quantize_input": True}, "quantize_input=True"),
         ({"encoder_layers": None}, "lack encoder_layers"),
         ({"encoder_layers": 3}, "16 missing: encoder.layers.2"),
@@ -290,6 +291,18 @@ def test_settings_that_cannot_be_followed_say_why(change: dict, said: str, tmp_p
     arguments = argparse.Namespace(**{"arch": "wav2vec2", **SETTINGS, **change})
     with pytest.raises(UserError, match=said):
         catalog.load(str(write(tmp_path / "a.pt", arguments, state, "args")))
+
+
+def test_a_random_twin_of_settings_that_are_of_no_model_says_why(tmp_path: Path) -> None:
+    state = fairseq_state(theirs("Wav2Vec2", SETTINGS))
+    arguments = argparse.Namespace(**{"arch": "wav2vec2", **SETTINGS, "encoder_attention_heads": 5})
+    with pytest.raises(UserError, match="5 heads do not divide 48"):
+        catalog.load(str(write(tmp_path / "a.pt", arguments, state, "args")), weights="random")
+
+
+def test_weights_without_names_are_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="knows the layout"):
+        catalog.load(str(write(tmp_path / "a.pt", argparse.Namespace(arch="wav2vec2"), {0: torch.ones(2)}, "args")))
 
 
 def test_weights_of_another_family_are_listed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from wavbench.upstream.lengths import samples_from_frames
 
 SAMPLE_RATE = 16_000  # Hz
 PROBE = SAMPLE_RATE  # samples of noise that a model of unknown shape is measured with
+WINDOWS = {"cpu": 2, "cuda": 16}  # of a model that computes 30 s of every utterance, at once: all states of them
 PASSING = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")  # not the model
 
 
@@ -108,8 +109,11 @@ class Hub(nn.Module):
         for size in sorted(set(sizes)):
             members = [i for i, other in enumerate(sizes) if other == size]
             if size >= self.min_samples:
-                batch = self._states(waveforms[members, :size]).transpose(0, 1)
-                results |= dict(zip(members, batch, strict=True))
+                at_once = WINDOWS.get(waveforms.device.type, len(members)) if self.window else len(members)
+                for first in range(0, len(members), at_once):
+                    some = members[first : first + at_once]
+                    batch = self._states(waveforms[some, :size]).transpose(0, 1)
+                    results |= dict(zip(some, batch, strict=True))
             else:
                 results |= {i: waveforms.new_zeros(self.num_states, 0, self.dim) for i in members}
         frames = [results[i].shape[1] for i in range(len(sizes))]
@@ -141,7 +145,8 @@ class Hub(nn.Module):
             states[-1] = output.last_hidden_state  # after the final norm, whatever the version of transformers
         states = torch.stack(states)
         if self.window and hasattr(self, "positions"):
-            states = states[:, :, : math.ceil(samples * self.positions / self.window)]
+            # copied: a part would keep the states of the whole window
+            states = states[:, :, : math.ceil(samples * self.positions / self.window)].clone()
         return states
 
 
@@ -185,7 +190,7 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
                     output_loading_info=True,
                     key_mapping={r"^(model\.)?encoder\.": ""} if kind else None,
                 )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, AttributeError) as error:
         raise UserError(
             "transformers cannot open this folder",
             where=folder,

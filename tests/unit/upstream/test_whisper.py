@@ -96,6 +96,17 @@ def test_a_preset_with_the_weights_of_a_folder_gives_its_features(tmp_path: Path
         assert getattr(preset, name) == getattr(folder.model, name)
 
 
+def test_few_windows_are_computed_at_once_whatever_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path)
+    upstream, sizes = catalog.load(str(tmp_path)), []
+    compute = upstream.model._states
+    monkeypatch.setattr(upstream.model, "_states", lambda batch: sizes.append(len(batch)) or compute(batch))
+    found = upstream.batch([noise(SECOND, seed) for seed in range(5)], (0, 3)).result()
+    assert sizes == [2, 2, 1]
+    alone = upstream.batch([noise(SECOND, 4)], (0, 3)).result()[0]
+    assert (found[4] - alone).norm() <= 1e-5 * alone.norm()
+
+
 def test_an_utterance_longer_than_the_window_is_refused(tmp_path: Path) -> None:
     save(tmp_path)
     upstream = catalog.load(str(tmp_path))

@@ -176,8 +176,8 @@ def _bounds(result: dict) -> list[str]:
     for precision in result["ratios"]:
         peers = [row for row in result["rows"] if row["contender"] != OWN and row["precision"] == precision]
         own = next(row for row in result["rows"] if row["contender"] == OWN and row["precision"] == precision)
-        if peers:
-            best = max(row["peak_share"] for row in peers)
+        best = max((row["peak_share"] for row in peers), default=0)
+        if best:  # a small model on a large device may round to nothing
             lines.append(
                 f"In {precision} the fastest peer is at {best:.0%} of the peak already: computing the same operations, "
                 f"nothing can be more than {1 / best:.2f} times as fast on this processor. wavbench is at "

@@ -11,7 +11,7 @@ import torch
 
 from wavbench.benchmark import cli, peers, speed
 from wavbench.benchmark.speed_parts import REST
-from wavbench.benchmark.speed_report import ratios
+from wavbench.benchmark.speed_report import _bounds, ratios
 from wavbench.upstream import catalog
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.export import export_hugging_face
@@ -173,3 +173,8 @@ def test_ratios_are_to_the_fastest_peer_in_its_fastest_way() -> None:
         "fastest peer, fp32, padded batches of 8": (3.0, "b"),
     }
     assert [one["ratio"] for one in found["bf16"].values()] == [4.0, 3.0, 6.0, 12.0]
+
+
+def test_a_share_of_the_peak_that_rounds_to_nothing_bounds_nothing() -> None:
+    rows = [{"contender": name, "precision": "fp32", "peak_share": 0.0} for name in ("wavbench", "torchaudio")]
+    assert _bounds({"ratios": {"fp32": {}}, "rows": rows, "parts": {}}) == []

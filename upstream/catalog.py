@@ -269,7 +269,14 @@ def _load(name: str, weights: str | None, seed: int, revision: str | None, langu
     forced = name.startswith(FORCE_HUB)
     place = name.removeprefix(FORCE_HUB)
     path = Path(place)
-    if not forced and (found := find_preset(name)):
+    found = None if forced else find_preset(name)
+    if revision and (found or path.exists()):
+        raise UserError(
+            f"{name} has no revision {revision}",
+            why="a revision is a branch, tag or commit of a hub id (org/name)",
+            remedy="leave revision= out",
+        )
+    if found:
         return _load_preset(name, *found, weights, seed, device)
     if place and path.is_dir():
         return _load_folder(name, path, weights, seed, device, force_hub=forced)

@@ -206,3 +206,9 @@ def test_a_model_that_sees_log_mel_spectra_is_measured_and_equals_its_direct_cal
     frames = int(features.lengths[1])
     assert frames == reference[0].shape[1]
     torch.testing.assert_close(features.states[1, 1, :frames], reference[1][0])
+
+
+def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    for name in ("wav2vec2_tiny", str(tmp_path)):
+        with pytest.raises(UserError, match="has no revision main"):
+            catalog.load(name, revision="main")

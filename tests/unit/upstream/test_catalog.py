@@ -212,3 +212,28 @@ def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
     for name in ("wav2vec2_tiny", str(tmp_path)):
         with pytest.raises(UserError, match="has no revision main"):
             catalog.load(name, revision="main")
+
+
+@pytest.mark.parametrize("kind", ["UniSpeechSat", "SEW", "Wav2Vec2Conformer"])
+def test_families_that_are_not_built_here_give_the_states_of_transformers(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    settings = {
+        "conv_dim": [16] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+    }  # fmt: skip
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings)).eval()
+    model.save_pretrained(tmp_path)
+    upstream = catalog.load(str(tmp_path))
+    assert upstream.config["family"] == "hub"
+    waveforms = 0.1 * torch.randn(2, 9_000)
+    features = upstream(waveforms, torch.tensor([9_000, 6_000]))
+    with torch.inference_mode():
+        output = model(waveforms[1:, :6_000], output_hidden_states=True)
+    references = list(output.hidden_states)
+    if kind != "SEW":  # whose last output is brought back to twice the rate of its blocks
+        references[-1] = output.last_hidden_state
+    assert upstream.num_states == len(references) == 3
+    for layer, reference in enumerate(references):
+        torch.testing.assert_close(features.states[1, layer, : int(features.lengths[1])], reference[0])

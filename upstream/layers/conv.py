@@ -1,5 +1,6 @@
 """The strided convolutions of wav2vec 2.0: valid samples to packed frames."""
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -174,7 +175,8 @@ class ConvEncoder(nn.Module):
         for piece in pieces:
             utterance, _, count = piece
             samples = self._samples(waveforms, piece)
-            part = F.conv1d(samples[None, None], *first[utterance], stride=self.sizes[0][1])
+            with _exact_samples(waveforms.device.type):
+                part = F.conv1d(samples[None, None], *first[utterance], stride=self.sizes[0][1])
             slots = -(-part.shape[2] // hop)  # frames of the output that this piece takes up
             kept.append(torch.arange(slot, slot + count, device=waveforms.device))
             slot += slots
@@ -190,6 +192,14 @@ class ConvEncoder(nn.Module):
         if self.norm == "layer":
             x = self.norms[layer](x.transpose(1, 2)).transpose(1, 2)
         return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+
+
+def _exact_samples(device: str) -> contextlib.AbstractContextManager:
+    """At inference the first layer is computed in float32 whatever autocast says.
+
+    bfloat16 would round the samples to eight bits, which leaves little of quiet speech on a constant offset.
+    """
+    return contextlib.nullcontext() if torch.is_grad_enabled() else torch.autocast(device, enabled=False)
 
 
 def _rows(conv: nn.Conv1d, dtype: torch.dtype) -> Weight:

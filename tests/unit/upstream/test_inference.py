@@ -179,3 +179,16 @@ def on_gpu(preset: str) -> Upstream:
     upstream.device = torch.device("cuda")
     upstream.dim, upstream.num_states = config.dim, config.num_layers + 1
     return upstream
+
+
+def test_bfloat16_on_a_device_keeps_samples_exact() -> None:
+    """Its way through the convolutions, run on the CPU: quiet speech on a constant offset is not rounded away."""
+    encoder = small("wav2vec2_base").model.conv
+    (waveform,) = speech(0.5)
+    waveform, frames = 0.01 * waveform + 0.5, [24]
+    with torch.inference_mode():
+        first = [encoder.first_layer(waveform)]
+        exact = encoder._chunk(waveform[None], first, [(0, 0, frames[0])])
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = encoder._chunk(waveform[None], first, [(0, 0, frames[0])])
+    assert distance(rough.float(), exact) < 0.02

@@ -4,6 +4,7 @@ Reading one lists every bad row in one pass, because a person mending a table of
 run it once per mistake.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -138,7 +139,9 @@ def write_manifest(table: pd.DataFrame, path: Path | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if suffix == ".csv":
-            table.to_csv(temporary, index=False, lineterminator="\n")
+            returns = any(table[name].astype(str).str.contains("\r", regex=False).any() for name in table)
+            quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL  # which quotes no lone carriage return
+            table.to_csv(temporary, index=False, lineterminator="\n", quoting=quoting)
         elif suffix == ".jsonl":
             # json and not to_json, which rounds seconds to ten digits: a segment would no longer be the same one
             lines = (json.dumps(row, ensure_ascii=False) for row in table.to_dict("records"))
@@ -216,7 +219,6 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    import csv
 
     with open(path, encoding="utf-8-sig", newline="") as file:  # newline="": a transcript keeps its own line ends
         text = file.read()

@@ -413,6 +413,13 @@ def test_any_table_survives_writing_and_reading(tmp_path: Path, data: st.DataObj
     pd.testing.assert_frame_equal(back, pd.DataFrame(table), check_dtype=False)
 
 
+def test_a_lone_carriage_return_survives_in_csv(tmp_path: Path) -> None:
+    """Python's writer quotes what its own line ends hold, and a reader takes the rest for one."""
+    table = pd.DataFrame({"id": ["a", "b"], "audio": ["a.wav", "b.wav"], "split": "test", "text": ["\rone", "two\r"]})
+    write_manifest(table, tmp_path / "returns.csv")
+    assert read_manifest(tmp_path / "returns.csv").table["text"].tolist() == ["\rone", "two\r"]
+
+
 @pytest.mark.real
 def test_every_manifest_of_recorded_speech_reads(corpora: Path) -> None:
     paths = sorted(corpora.glob("*.csv"))

@@ -219,7 +219,6 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
-
     with open(path, encoding="utf-8-sig", newline="") as file:  # newline="": a transcript keeps its own line ends
         text = file.read()
     rows, problems, lines = [], [], []

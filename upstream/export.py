@@ -109,7 +109,7 @@ def _settings(upstream: Upstream):
         known = [name for name in catalog.families() if hasattr(catalog.family(name), "hugging_face_names")]
         raise UserError(
             f"{upstream.name} cannot be exported to the layout of transformers",
-            why="it is opened through transformers already" if family == "hub" else f"transformers has no {family}",
+            why="it is opened through transformers already" if family == "hub" else f"no names are known for {family}",
             remedy="its folder can be copied as it is" if family == "hub" else f"families that can: {', '.join(known)}",
         )
     config = checkpoints.config_from(

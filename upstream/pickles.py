@@ -67,10 +67,14 @@ def read_pickle(path: Path) -> object:
         return _opened(content, {})
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        # torch's own words advise to load it without the check, so only what it stumbled over is passed on
+        stopped = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))
         raise UserError(
             f"{path.name} is damaged, or holds more than tensors and settings",
             where=path,
-            why=f"it asks for {refused[1]}, which could run code" if refused else _first_sentence(error),
+            why=f"it asks for {refused[1]}, which could run code"
+            if refused
+            else f"the loader of tensors stopped at: {stopped[1] if stopped else type(error).__name__}",
             remedy="nothing in it was run: take the checkpoint from its makers, or convert it to model.safetensors",
         ) from None
     except Exception as error:  # on damaged bytes torch's loader raises whatever comes first

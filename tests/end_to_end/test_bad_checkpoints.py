@@ -239,7 +239,7 @@ def test_an_export_to_something_else_names_what_there_is(refused: Callable, to: 
 
 
 def test_an_export_that_cannot_be_says_why(refused: Callable, folder: Path, tmp_path: Path) -> None:
-    assert "transformers has no fbank" in refused("export", "upstream=fbank", "to=hf:exported")
+    assert "no names are known for fbank" in refused("export", "upstream=fbank", "to=hf:exported")
     assert "already" in refused("export", f"upstream=hub:{folder}", "to=hf:exported")
     assert "is not empty" in refused("export", "upstream=wav2vec2_tiny", f"to=hf:{folder}")
     (tmp_path / "file").write_text("")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -134,3 +135,13 @@ def test_values_beside_the_weights_are_read_as_plain_ones(legacy: bool, tmp_path
     assert read["args"]["best"] is None  # what numpy or pathlib would have to make is not made
     assert torch.equal(read["model"]["x"], torch.ones(2))
     assert read["epoch"] == 3
+
+
+def test_nobody_is_told_to_load_a_pickle_without_the_check(tmp_path: Path) -> None:
+    """torch's own message says that `weights_only=False` will likely succeed."""
+    path = tmp_path / "plain.pt"
+    path.write_bytes(pickle.dumps({"model": Path("x")}, protocol=4))  # of another pickler than torch.save's
+    with pytest.raises(UserError) as error:
+        read_pickle(path)
+    assert "stopped at" in error.value.why
+    assert "weights_only" not in error.value.screen()

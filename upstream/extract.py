@@ -36,6 +36,7 @@ BATCH_SECONDS = 48.0  # of audio in one forward pass on a CPU; on a GPU as many 
 DEVICE_BATCH_SECONDS = 960.0  # more fill no GPU better
 HOST_BYTES = 2 << 30  # of a batch's states in pinned memory of the host, where up to four batches lie at once
 AHEAD = 3  # batches decoded before the model wants them
+DECODERS = 8  # threads at most: what one GPU can use up
 BEHIND = 2  # batches computed and not yet stored
 POLL_SECONDS = 0.5  # between looks at the claims of others
 Loaded = tuple[int, np.ndarray | str, AudioStamp]  # row, its samples or why there are none, and what was read
@@ -164,7 +165,7 @@ class _Job:
         self.newest: dict[int, float] = {}  # row -> when the version that the store reads was written
         self.done: set[int] = set()
         self.writer = Writer(self.shards, fingerprint.hash(), fingerprint.dtype, fingerprint.kind == "mean")
-        self.decoders = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1))
+        self.decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
         self.began = time.monotonic()  # of the work that is not yet published
 
     def plan(self) -> Plan:
@@ -221,23 +222,24 @@ class _Job:
         except OSError:
             return AudioStamp("", -1, 0, start, end)
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
-        """Each row's samples, or the reason why there are none."""
-        loaded = []
-        for row in rows:
-            stamp = self._stamp(row)
-            try:
-                samples = load_audio(self.manifest.audio_path(row), stamp.start, stamp.end)
-                if len(samples) < self.upstream.min_samples:
-                    need = 1000 * self.upstream.min_samples / SAMPLE_RATE
-                    raise AudioError(f"it is shorter than one frame of {self.upstream.name} ({need:g} ms)")
-                if self.upstream.max_samples and len(samples) > self.upstream.max_samples:
-                    most = self.upstream.max_samples / SAMPLE_RATE
-                    raise AudioError(f"it is longer than the {most:g} s that {self.upstream.name} sees; cut it")
-                loaded.append((row, samples, stamp))
-            except AudioError as error:
-                loaded.append((row, str(error), stamp))
-        return loaded
+    def ahead(self, rows: Sequence[int]) -> list[Future]:
+        """Have the rows of a batch decoded, each by whichever thread is free."""
+        return [self.decoders.submit(self.load, row) for row in rows]
+
+    def load(self, row: int) -> Loaded:
+        """A row's samples, or the reason why there are none."""
+        stamp = self._stamp(row)
+        try:
+            samples = load_audio(self.manifest.audio_path(row), stamp.start, stamp.end)
+            if len(samples) < self.upstream.min_samples:
+                need = 1000 * self.upstream.min_samples / SAMPLE_RATE
+                raise AudioError(f"it is shorter than one frame of {self.upstream.name} ({need:g} ms)")
+            if self.upstream.max_samples and len(samples) > self.upstream.max_samples:
+                most = self.upstream.max_samples / SAMPLE_RATE
+                raise AudioError(f"it is longer than the {most:g} s that {self.upstream.name} sees; cut it")
+            return row, samples, stamp
+        except AudioError as error:
+            return row, str(error), stamp
 
     def compute(self, loaded: Sequence[Loaded], key: str, claim: claims.Claim, behind: "_Behind") -> None:
         """Run the model on the rows of a batch that the store lacks; what comes out is stored behind it."""
@@ -353,11 +355,11 @@ def _work(job: _Job, plan: list[list[list[int]]]) -> None:
 def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim, behind: _Behind) -> None:
     todo = [batch for batch in block if any(row not in job.done for row in batch)]
     job.began = time.monotonic()
-    ahead = deque(job.decoders.submit(job.load, batch) for batch in todo[:AHEAD])
+    ahead = deque(job.ahead(batch) for batch in todo[:AHEAD])
     for number in range(len(todo)):
-        loaded = ahead.popleft().result()
+        loaded = [row.result() for row in ahead.popleft()]
         if number + AHEAD < len(todo):
-            ahead.append(job.decoders.submit(job.load, todo[number + AHEAD]))
+            ahead.append(job.ahead(todo[number + AHEAD]))
         job.compute(loaded, key, claim, behind)
         claim.touch()
         job.report()

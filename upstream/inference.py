@@ -49,7 +49,7 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
     On CUDA, convolutions would otherwise take TF32's ten-bit mantissa, and features depend on their batch.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.no_grad())  # not inference_mode, whose tensors no head could be trained on
         stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"))
         if device.type == "cuda":
             cudnn = torch.backends.cudnn

@@ -192,3 +192,11 @@ def test_bfloat16_on_a_device_keeps_samples_exact() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rough = encoder._chunk(waveform[None], first, [(0, 0, frames[0])])
     assert distance(rough.float(), exact) < 0.02
+
+
+def test_a_head_can_be_trained_on_features() -> None:
+    upstream = small("wav2vec2_base")
+    features, head = upstream.extract(speech(0.5)[0].numpy()), torch.nn.Linear(48, 2)
+    head(features.states[0, -1]).sum().backward()
+    assert head.weight.grad.any()
+    assert not features.states.requires_grad

@@ -19,21 +19,30 @@ class GroupedConv(nn.Module):
     """A grouped convolution over packed frames; every utterance sees zeros before and after itself.
 
     The utterances lie in one long signal with kernel // 2 zero frames between them. An even kernel looks one
-    frame further back than ahead. Subclasses give the `weight`.
+    frame further back than ahead.
 
     Args:
         dim: width of a frame.
         kernel: frames.
         groups: blocks of channels that do not see each other.
+        weight_norm: the weight is a direction times a gain per kernel position.
     """
 
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+    def __init__(self, dim: int, kernel: int, groups: int, *, weight_norm: bool = False) -> None:
         super().__init__()
         self.kernel, self.groups = kernel, groups
         self.bias = nn.Parameter(torch.zeros(dim))
+        weight = torch.empty(dim, dim // groups, kernel)
+        if weight_norm:
+            self.direction = nn.Parameter(weight.normal_(0.0, math.sqrt(4.0 / (kernel * dim))))
+            self.gain = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
+        else:
+            self.direct = nn.Parameter(weight.normal_(0.0, 1 / math.sqrt(dim // groups * kernel)))
 
     def weight(self) -> Float[Tensor, "dim dim_of_group kernel"]:
-        raise NotImplementedError
+        if hasattr(self, "direct"):
+            return self.direct
+        return self.direction * (self.gain / self.direction.flatten(0, 1).square().sum(dim=0).sqrt())
 
     def forward(
         self, x: Float[Tensor, "total_frames dim"], lengths: Sequence[int]
@@ -88,36 +97,18 @@ class GroupedConv(nn.Module):
 
 
 class PositionalConv(GroupedConv):
-    """A weight-normed convolution with GELU. The weight is a direction times a gain per kernel position.
+    """A weight-normed convolution with GELU.
 
     Source: Baevski et al. 2020, wav2vec 2.0, section 2; Mohamed et al. 2019.
     """
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
-        super().__init__(dim, kernel, groups)
-        direction = torch.empty(dim, dim // groups, kernel).normal_(0.0, math.sqrt(4.0 / (kernel * dim)))
-        self.direction = nn.Parameter(direction)
-        self.gain = nn.Parameter(direction.norm(dim=(0, 1), keepdim=True))
-
-    def weight(self) -> Float[Tensor, "dim dim_of_group kernel"]:
-        return self.direction * (self.gain / self.direction.flatten(0, 1).square().sum(dim=0).sqrt())
+        super().__init__(dim, kernel, groups, weight_norm=True)
 
     def forward(
         self, x: Float[Tensor, "total_frames dim"], lengths: Sequence[int]
     ) -> Float[Tensor, "total_frames dim"]:
         return F.gelu(super().forward(x, lengths))
-
-
-class PlainConv(GroupedConv):
-    """A convolution with a weight of its own."""
-
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
-        super().__init__(dim, kernel, groups)
-        width = dim // groups
-        self.direct = nn.Parameter(torch.empty(dim, width, kernel).normal_(0.0, 1 / math.sqrt(width * kernel)))
-
-    def weight(self) -> Float[Tensor, "dim dim_of_group kernel"]:
-        return self.direct
 
 
 class PositionalStack(nn.Module):
@@ -134,7 +125,7 @@ class PositionalStack(nn.Module):
 
     def __init__(self, dim: int, kernel: int, groups: int, depth: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(PlainConv(dim, kernel, groups) for _ in range(depth))
+        self.convs = nn.ModuleList(GroupedConv(dim, kernel, groups) for _ in range(depth))
 
     def forward(
         self, x: Float[Tensor, "total_frames dim"], lengths: Sequence[int]

@@ -19,6 +19,7 @@ from wavbench.upstream.errors import UserError
 from wavbench.upstream.pickles import read_tensors
 
 FORMAT = "wavbench-1"
+WAVEFORMS = "Wav2Vec2FeatureExtractor"  # the feature extractor of models that see waveforms
 SAMPLE_RATE = 16_000  # Hz; models of any other rate are refused
 State = dict[str, Tensor]
 
@@ -189,7 +190,7 @@ def preprocessing(folder: Path) -> dict:
     """What `preprocessor_config.json` says; empty without the file.
 
     Raises:
-        UserError: the model wants another sample rate, or the flag of normalisation is no truth value.
+        UserError: the model wants another sample rate, or the flag of normalisation is missing or no truth value.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
@@ -203,9 +204,11 @@ def preprocessing(folder: Path) -> dict:
             why=f"waveforms here have {SAMPLE_RATE} Hz, and its features of them would be meaningless",
             remedy=f"a model of {SAMPLE_RATE} Hz; where the file is wrong, correct its sampling_rate",
         )
-    if not isinstance(settings.get("do_normalize", True), bool):
+    missing = "do_normalize" not in settings
+    hears = settings.get("feature_extractor_type", WAVEFORMS) == WAVEFORMS
+    if hears if missing else not isinstance(settings["do_normalize"], bool):
         raise UserError(
-            f"do_normalize is neither true nor false: {settings['do_normalize']!r}",
+            "do_normalize is " + ("missing" if missing else f"neither true nor false: {settings['do_normalize']!r}"),
             where=path,
             remedy="true where the model was trained on waveforms of zero mean and unit variance, otherwise false",
         )
@@ -242,7 +245,7 @@ def native_config(folder: Path) -> tuple[str, object] | None:
     if family is None:
         return None
     prepared = preprocessing(folder)
-    config = config_of(family, settings, prepared.get("do_normalize", True) if prepared else None, folder)
+    config = config_of(family, settings, prepared.get("do_normalize"), folder)
     return None if config is None else (family, config)
 
 

@@ -188,6 +188,8 @@ def test_a_flag_of_normalisation_that_is_none_is_refused(turned_away: Callable, 
     for value in ("yes", None, 1):
         describe(folder, "preprocessor_config.json", do_normalize=value)
         assert f"do_normalize is neither true nor false: {value!r}" in turned_away(f"{door}{folder}")
+    (folder / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
+    assert "do_normalize is missing" in turned_away(f"{door}{folder}")
     (folder / "preprocessor_config.json").write_text("{")
     assert "preprocessor_config.json cannot be read" in turned_away(f"{door}{folder}")
 

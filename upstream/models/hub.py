@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wavbench.upstream.checkpoints import preprocessing, refuse_not_finite
+from wavbench.upstream.checkpoints import WAVEFORMS, preprocessing, refuse_not_finite
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.features import Features
 from wavbench.upstream.languages import file_name, unknown_language
@@ -170,8 +170,8 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if settings := preprocessing(folder):
-            if settings.get("feature_extractor_type", "Wav2Vec2FeatureExtractor") == "Wav2Vec2FeatureExtractor":
-                normalise = bool(settings.get("do_normalize", True))
+            if settings.get("feature_extractor_type", WAVEFORMS) == WAVEFORMS:
+                normalise = settings["do_normalize"]
             else:
                 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         kind = encoder_class(config)

@@ -31,11 +31,13 @@ class Manifest:
         table: one row per utterance, in the file's order. Seconds are float64 (NaN where empty), everything else is
             text, "" where empty.
         warnings: sentences about things that are allowed but ought to be known, such as shared speakers.
+        audio_root: folder that `audio` is relative to, where that is not the manifest's own.
     """
 
     path: Path
     table: pd.DataFrame
     warnings: tuple[str, ...] = field(default=())
+    audio_root: Path | None = None
 
     @property
     def name(self) -> str:
@@ -44,7 +46,7 @@ class Manifest:
     @property
     def root(self) -> Path:
         """The folder that `audio` is relative to."""
-        return self.path.parent
+        return self.audio_root or self.path.parent
 
     def __len__(self) -> int:
         return len(self.table)
@@ -82,15 +84,22 @@ def corpus_name(path: Path) -> str:
     return path.resolve().parent.name if path.stem == "manifest" else path.stem
 
 
-def read_manifest(path: Path | str) -> Manifest:
+def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
     """Read and check a manifest.
+
+    Args:
+        path: .csv, .jsonl or .parquet.
+        root: folder that `audio` is relative to; the manifest's own where None. A manifest cannot say so itself: one
+            from a stranger would name any folder.
 
     Raises:
         UserError: the file is missing, empty or unreadable, or has bad rows; all of them are listed.
     """
-    path = Path(path)
+    path, audio_root = Path(path), Path(root) if root else None
+    if audio_root and not audio_root.is_dir():
+        raise UserError("there is no such folder of audio", where=f"root={root}", remedy="check the path")
     table, problems = _read(path)
-    problems += problems_of(table, path.parent)
+    problems += problems_of(table, audio_root or path.parent)
     if problems:
         problems.sort(key=lambda problem: problem.line)
         shown = "\n    ".join(str(problem) for problem in problems[:20])
@@ -103,7 +112,7 @@ def read_manifest(path: Path | str) -> Manifest:
         )
     if table.empty:
         raise UserError("the manifest has a header but no rows", where=path, remedy="add a row per utterance")
-    return Manifest(path, _typed(table), tuple(warnings_of(table)))
+    return Manifest(path, _typed(table), tuple(warnings_of(table)), audio_root)
 
 
 def check_manifest(path: Path | str) -> tuple[list[Problem], list[str], pd.DataFrame]:

@@ -1,0 +1,231 @@
+"""What a reader of a data set tells of it, and what readers share: finding its folder, reading its tables."""
+
+import csv
+import importlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from wavbench.upstream.errors import UserError, closest
+
+CORPORA = Path(__file__).parent / "corpora"
+MAX_FILE_BYTES = 4 << 30  # a larger table is something else
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A data set, described.
+
+    Args:
+        title: as its authors call it.
+        folder: name of its top folder as it is distributed; importers look for it inside the root, too.
+        tasks: what it is used for, `files of downstream/tasks`.
+        licence: of the recordings, one line.
+        source: address of its page.
+        obtain: how to get it where `corpus fetch` does not: an agreement, a form.
+        citation: authors, year, title.
+        size: of the download, in words.
+        hours: of audio, all splits together; 0 where it depends on what is imported.
+        separates: columns of which no value occurs in two splits, as its authors promise.
+        text: rule of transcripts.py for its `text`; "" where it has none.
+        synthetic: whether a synthesiser made its speech.
+    """
+
+    title: str
+    folder: str = ""
+    tasks: tuple[str, ...] = ()
+    licence: str
+    source: str
+    obtain: str = ""
+    citation: str = ""
+    size: str = ""
+    hours: float = 0.0
+    separates: tuple[str, ...] = ()
+    text: str = ""
+    synthetic: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One file to download.
+
+    Args:
+        part: what a person asks for it by.
+        url: where it is.
+        sha256: published or seen before; "" where nobody published one, then the first download is remembered.
+        md5: published by those who publish no SHA-256.
+        bytes: size of the download, 0 where unknown.
+        unpacked: most bytes that it may hold; ten times the download where 0.
+        into: folder under the root that it is unpacked into; a file that is no archive is put there.
+    """
+
+    part: str
+    url: str
+    sha256: str = ""
+    md5: str = ""
+    bytes: int = 0
+    unpacked: int = 0
+    into: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a reader found.
+
+    Args:
+        root: folder that `audio` is relative to.
+        rows: manifest rows; `text` as the corpus has it, before any rule.
+        expected: utterances of each split as published for these options, or of "all"; {} where releases differ.
+        trials: verification trials by name, columns enroll, test (ids) and target (bool).
+        notes: sentences about rows that were left out, and why.
+    """
+
+    root: Path
+    rows: Sequence[Mapping[str, object]]
+    expected: Mapping[str, int] = field(default_factory=dict)
+    trials: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def corpus_names() -> list[str]:
+    """The files of corpora/."""
+    return sorted(path.stem for path in CORPORA.glob("*.py") if path.stem != "__init__")
+
+
+def load_corpus(name: str) -> ModuleType:
+    """The module of a corpus: `corpus`, and `read` or `manifest`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in corpus_names():
+        raise UserError(f"there is no corpus {name!r}", remedy=closest(name, corpus_names()))
+    return importlib.import_module(f"wavbench.upstream.corpora.{name}")
+
+
+def find_root(root: Path, corpus: Corpus, *marks: str) -> Path:
+    """The folder that holds the corpus: `root` itself, or its distributed folder inside.
+
+    Args:
+        marks: names or patterns of which at least one must be in it.
+
+    Raises:
+        UserError: neither has any of the marks; says what was looked for and what is there.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f"there is no such folder for {corpus.title}",
+            where=root,
+            remedy="give the folder that it was unpacked into",
+        )
+    for place in (root, root / corpus.folder):
+        if place.is_dir() and any(next(place.glob(mark), None) is not None for mark in marks):
+            return place
+    there = sorted(path.name for path in root.iterdir())
+    shown = ", ".join(there[:12]) + (f", ... ({len(there)} in all)" if len(there) > 12 else "")
+    inside = f", here or in {corpus.folder}/" if corpus.folder else ""
+    raise UserError(
+        f"this is no folder of {corpus.title}",
+        where=root,
+        why=f"none of {', '.join(marks)}{inside}; it holds {shown or 'nothing'}",
+        remedy="give the folder that it was unpacked into, or its parent",
+    )
+
+
+def need_file(path: Path, what: str) -> Path:
+    """The path, or a UserError that says what ought to be there."""
+    if not path.is_file():
+        absent = next((p for p in [*reversed(path.parents)] if not p.exists()), None)
+        why = f"{absent} is missing as well" if absent else ""
+        raise UserError(
+            f"{what} is missing", where=path, why=why, remedy="copy or unpack the corpus again: it is not complete"
+        )
+    return path
+
+
+def need_folder(path: Path, what: str) -> Path:
+    """The path, or a UserError that says what ought to be there."""
+    if not path.is_dir():
+        raise UserError(f"{what} is missing", where=path, remedy="copy or unpack the corpus again: it is not complete")
+    return path
+
+
+def read_lines(path: Path, what: str, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank, without their ends; a byte-order mark and Windows line ends do no harm.
+
+    Raises:
+        UserError: the file is missing, larger than 4 GiB, or not text.
+    """
+    need_file(path, what)
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(f"{what} is larger than 4 GiB", where=path, remedy="is this the audio archive?")
+    try:
+        with open(path, encoding="utf-8-sig" if encoding == "utf-8" else encoding) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not {encoding} text", where=path, why=str(error)[:200]) from None
+
+
+def read_table(
+    path: Path, what: str, needs: Iterable[str], *, delimiter: str = "\t", quoted: bool = False
+) -> list[dict[str, str]]:
+    """Rows of a table with a header line, by column name.
+
+    Args:
+        what: for errors, what the file is.
+        needs: columns that must be there.
+        quoted: whether fields may be in double quotes (CSV); tab-separated tables of the field are not.
+
+    Raises:
+        UserError: the file is missing, is no text, lacks a column, or a row has another number of fields.
+    """
+    text = "\n".join(line for _, line in read_lines(path, what)) if not quoted else _whole(path, what)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    try:
+        header = next(reader)
+        absent = [name for name in needs if name not in header]
+        if absent:
+            raise UserError(
+                f"{what} lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}",
+                where=path,
+                why=f"it has {', '.join(header)[:300]}",
+                remedy="is this the file of another release?",
+            )
+        rows = []
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise UserError(
+                    f"{what} has a row of {len(row)} fields under a header of {len(header)}",
+                    where=f"{path}, line {reader.line_num}",
+                    remedy="the file was cut or changed: copy it again",
+                )
+            rows.append(dict(zip(header, row, strict=True)))
+        return rows
+    except StopIteration:
+        raise UserError(f"{what} is empty", where=path, remedy="copy or unpack the corpus again") from None
+    except csv.Error as error:
+        raise UserError(f"{what} cannot be read as a table", where=path, why=str(error)) from None
+
+
+def _whole(path: Path, what: str) -> str:
+    need_file(path, what)
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(f"{what} is larger than 4 GiB", where=path, remedy="is this the audio archive?")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not UTF-8 text", where=path, why=str(error)[:200]) from None
+
+
+def refuse_row(path: Path, line: int, reason: str, remedy: str = "the file was cut or changed: copy it again"):
+    """Raise the UserError of one row that is not as the corpus documents it."""
+    raise UserError(f"a row is not as documented: {reason}", where=f"{path}, line {line}", remedy=remedy)

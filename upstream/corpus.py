@@ -81,6 +81,7 @@ class Reading:
         rows: manifest rows; `text` as the corpus has it, before any rule.
         expected: utterances of each split as published for these options, or of "all"; {} where releases differ.
         trials: verification trials by name, columns enroll, test (ids) and target (bool).
+        separates: in place of the corpus' own, where what the splits separate depends on the options.
         notes: sentences about rows that were left out, and why.
     """
 
@@ -88,6 +89,7 @@ class Reading:
     rows: Sequence[Mapping[str, object]]
     expected: Mapping[str, int] = field(default_factory=dict)
     trials: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    separates: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
 

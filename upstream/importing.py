@@ -97,7 +97,7 @@ def import_corpus(
     prefix, audio_root = _prefix(reading.root, out)
     table["audio"] = prefix + table["audio"]
     table = _ordered(table)
-    _check_rows(table, audio_root or out.parent, corpus)
+    _check_rows(table, audio_root or out.parent, corpus, _separated(reading, corpus))
     trials = _trials(reading, table, out)
     write_manifest(table, out)
     _describe(out, corpus, name, described, options or {}, partial, audio_root, table)
@@ -279,7 +279,11 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "").map(str)
 
 
-def _check_rows(table: pd.DataFrame, root: Path, corpus: Corpus) -> None:
+def _separated(reading: Reading, corpus: Corpus) -> tuple[str, ...]:
+    return corpus.separates if reading.separates is None else reading.separates
+
+
+def _check_rows(table: pd.DataFrame, root: Path, corpus: Corpus, separates: tuple[str, ...]) -> None:
     problems = problems_of(table.assign(_line=range(2, len(table) + 2)), root)
     if problems:
         shown = "\n    ".join(str(problem) for problem in problems[:20])
@@ -289,8 +293,8 @@ def _check_rows(table: pd.DataFrame, root: Path, corpus: Corpus) -> None:
             why=f"\n    {shown}",
             remedy="line numbers are those of the manifest that would have been; mend them where the corpus lies",
         )
-    for column in corpus.separates:
-        values = table[table[column] != ""].groupby(column)["split"].nunique()
+    for column in separates:
+        values = table[(table[column] != "") & (table["split"] != "")].groupby(column)["split"].nunique()
         shared = sorted(values[values > 1].index)
         if shared:
             raise UserError(

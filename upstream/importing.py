@@ -22,7 +22,7 @@ from wavbench.upstream.corpus import Corpus, Reading, load_corpus
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.lexicon import Lexicon
 from wavbench.upstream.manifest import write_manifest
-from wavbench.upstream.row_checks import COLUMNS, SPLITS, problems_of
+from wavbench.upstream.row_checks import COLUMNS, SPLITS, leaks_of, problems_of
 
 TRANSLATION_RULE = "as is"  # of translations: case and punctuation count in BLEU
 READERS = 4  # threads that look into audio files
@@ -151,16 +151,19 @@ def _place(out: Path) -> Path:
             "the manifest cannot be written there",
             where=out,
             why="the folder is read-only",
-            remedy="give out=FILE.csv in a folder of yours; the commands that read it then take root=, as will be printed",
+            remedy="give out=FILE.csv in a folder of yours; what reads it then takes root=, as will be printed",
         )
     return out
 
 
 def _present(reading: Reading, corpus: Corpus, partial: bool, notes: list[str]) -> list[dict]:
-    """Rows whose audio is there. One listing per folder: asking for each of 100,000 files takes minutes on a network."""
+    """Rows whose audio is there. One listing per folder: asking for each of 100,000 files takes minutes on networks."""
     listings: dict[str, set[str]] = {}
     kept, absent = [], []
-    for row in reading.rows:
+    rows = [row for row in reading.rows if row["split"]]
+    if len(rows) < len(reading.rows):
+        notes.append(f"{len(reading.rows) - len(rows):,} utterances are in no split and were left out")
+    for row in rows:
         folder, _, file = str(row["audio"]).rpartition("/")
         if folder not in listings:
             place = reading.root / folder
@@ -168,7 +171,7 @@ def _present(reading: Reading, corpus: Corpus, partial: bool, notes: list[str]) 
         (kept if file in listings[folder] else absent).append(row)
     if absent:
         first = reading.root / str(absent[0]["audio"])
-        said = f"{len(absent):,} of {len(reading.rows):,} audio files of {corpus.title} are missing (first: {first})"
+        said = f"{len(absent):,} of {len(rows):,} audio files of {corpus.title} are missing (first: {first})"
         if not partial or not kept:
             raise UserError(
                 said, where=reading.root, why="it was copied or unpacked in part",
@@ -284,7 +287,8 @@ def _separated(reading: Reading, corpus: Corpus) -> tuple[str, ...]:
 
 
 def _check_rows(table: pd.DataFrame, root: Path, corpus: Corpus, separates: tuple[str, ...]) -> None:
-    problems = problems_of(table.assign(_line=range(2, len(table) + 2)), root)
+    numbered = table.assign(_line=range(2, len(table) + 2))
+    problems = problems_of(numbered, root) + leaks_of(numbered)
     if problems:
         shown = "\n    ".join(str(problem) for problem in problems[:20])
         raise UserError(

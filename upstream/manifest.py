@@ -17,7 +17,17 @@ import numpy as np
 import pandas as pd
 
 from wavbench.upstream.errors import UserError, closest
-from wavbench.upstream.row_checks import REQUIRED, SECONDS, Problem, missing_audio, problems_of, warnings_of
+from wavbench.upstream.row_checks import (
+    REQUIRED,
+    SECONDS,
+    Problem,
+    is_absolute,
+    leaks_of,
+    missing_audio,
+    problems_of,
+    repeated_audio,
+    warnings_of,
+)
 
 MAX_TABLE_BYTES = 4 << 30  # a larger "manifest" is somebody's archive by mistake
 
@@ -99,7 +109,7 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
     if audio_root and not audio_root.is_dir():
         raise UserError("there is no such folder of audio", where=f"root={root}", remedy="check the path")
     table, problems = _read(path)
-    problems += problems_of(table, audio_root or path.parent)
+    problems += problems_of(table, audio_root or path.parent) + leaks_of(table)
     if problems:
         problems.sort(key=lambda problem: problem.line)
         shown = "\n    ".join(str(problem) for problem in problems[:20])
@@ -115,28 +125,54 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
     return Manifest(path, _typed(table), tuple(warnings_of(table)), audio_root)
 
 
-def check_manifest(path: Path | str) -> tuple[list[Problem], list[str], pd.DataFrame]:
-    """Find everything wrong with a manifest, absent audio files included.
+def check_manifest(
+    path: Path | str, root: Path | str | None = None, mended_root: Path | str | None = None
+) -> tuple[list[Problem], list[str], pd.DataFrame]:
+    """Find everything wrong with a manifest, absent audio files and recordings under two ids included.
+
+    Args:
+        path: .csv, .jsonl or .parquet.
+        root: folder that `audio` is relative to; the manifest's own where None.
+        mended_root: folder that the mended table will lie in; where None, that `audio` is relative to now.
 
     Returns:
-        The problems in line order, the warnings, and the mended table: white space around values dropped, rows that
-        cannot be mended left out.
+        The problems in line order, the warnings, and the mended table: white space around values dropped, paths of
+        audio in `mended_root` written relative to it, rows that cannot be mended left out.
 
     Raises:
         UserError: the file cannot be read as a table at all.
     """
     path = Path(path)
+    root = Path(root) if root else path.parent
     table, unreadable = _read(path)
-    problems = unreadable + problems_of(table, path.parent) + list(missing_audio(table, path.parent))
+    problems = unreadable + problems_of(table, root) + leaks_of(table) + list(missing_audio(table, root))
     if table.empty and not problems:
         problems.append(Problem(0, "", "there is a header but no rows", "add a row per utterance"))
-    problems.sort(key=lambda problem: problem.line)
     mended = table.map(str.strip)
-    still_bad = {p.line for p in problems_of(mended, path.parent)} | {
-        p.line for p in missing_audio(mended, path.parent)
-    }
-    keep = ~mended["_line"].astype(int).isin(still_bad)
-    return problems, list(warnings_of(mended)), mended[keep].drop(columns="_line")
+    target = Path(mended_root) if mended_root else root
+    mended["audio"] = [_moved(audio, root, target) for audio in mended["audio"]]
+    bad = {problem.line for problem in (*problems_of(mended, target), *missing_audio(mended, target))}
+    mended = mended[~mended["_line"].astype(int).isin(bad)]
+    warnings, leaks = list(warnings_of(mended)), leaks_of(mended)
+    for row, one in repeated_audio(mended, target):
+        here, there = mended.iloc[row], mended.iloc[one]
+        said = f"its file has the same content as that of {there['id']}"
+        if here["split"] != there["split"]:
+            reason = f"{said} in split {there['split']}"
+            leaks.append(Problem(int(here["_line"]), here["id"][:80], reason, "keep one of them"))
+            problems.append(leaks[-1])
+        else:
+            warnings.append(f"{here['id']}: {said}")
+    mended = mended[~mended["_line"].astype(int).isin({problem.line for problem in leaks})]
+    return sorted(problems, key=lambda problem: problem.line), warnings, mended.drop(columns="_line")
+
+
+def _moved(audio: str, root: Path, target: Path) -> str:
+    """An audio path as seen from another folder; itself where it lies outside or is broken."""
+    if not audio or "\x00" in audio or (root == target and not is_absolute(audio)):
+        return audio
+    place, top = os.path.abspath(os.path.join(root, audio)), os.path.abspath(target)
+    return os.path.relpath(place, top) if place.startswith(top.rstrip(os.sep) + os.sep) else audio
 
 
 def write_manifest(table: pd.DataFrame, path: Path | str) -> None:

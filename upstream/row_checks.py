@@ -1,5 +1,6 @@
 """What can be wrong with the rows of a manifest."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -10,6 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from wavbench.upstream.audio import audio_hash
+
 REQUIRED = ("id", "audio", "split")
 SECONDS = ("start", "end", "duration")  # columns in seconds
 TEXT = (
@@ -19,6 +22,8 @@ COLUMNS = REQUIRED + SECONDS + TEXT
 SPLITS = ("train", "dev", "test")
 
 _LANGUAGE = re.compile(r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")  # BCP 47, well-formedness only
+MENDS = "`wavbench corpus check MANIFEST mended=FILE` does so for audio that lies in FILE's folder"
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -72,7 +77,14 @@ def problems_of(table: pd.DataFrame, root: Path) -> list[Problem]:
     )
     real_root, parents = os.path.realpath(root), {}
     leaves = [_leaves(audio, root, real_root, parents) for audio in table["audio"]]
-    report(leaves, "audio leaves the corpus folder", "give a path relative to the manifest, inside its folder")
+    absolute = [leaves[row] and is_absolute(audio) for row, audio in enumerate(table["audio"])]
+    report(
+        absolute,
+        "audio leaves the corpus folder",
+        f"write it relative to the manifest, or give root=; {MENDS}",
+    )
+    outside = [left and not whole for left, whole in zip(leaves, absolute, strict=True)]
+    report(outside, "audio leaves the corpus folder", "give a path relative to the manifest, inside its folder")
     seconds = {}
     for column in SECONDS:
         if column not in table:
@@ -95,6 +107,60 @@ def problems_of(table: pd.DataFrame, root: Path) -> list[Problem]:
         ]
         report([reason != "" for reason in reasons], reasons, "give one end time in seconds per phone")
     return problems
+
+
+def is_absolute(audio: str) -> bool:
+    return audio.startswith(("/", "\\")) or bool(re.match(r"^[A-Za-z]:", audio))
+
+
+def _first_with_segment(table: pd.DataFrame) -> np.ndarray:
+    """For each row, the first row that is the same part of the same file."""
+    columns = ["audio", *(name for name in ("start", "end") if name in table)]
+    groups = table.groupby(columns, sort=False, dropna=False).ngroup().to_numpy()
+    _, first = np.unique(groups, return_index=True)
+    return first[groups]
+
+
+def leaks_of(table: pd.DataFrame) -> list[Problem]:
+    """Rows that are the audio of an earlier row in another split."""
+    if table.empty:
+        return []
+    first, splits, ids = _first_with_segment(table), table["split"].to_numpy(), table["id"].to_numpy()
+    return [
+        Problem(
+            int(table["_line"].iat[row]),
+            str(ids[row])[:80],
+            f"it is the audio of {ids[first[row]]} in split {splits[first[row]]} again",
+            "keep it in one split: what is trained on cannot be tested on",
+        )
+        for row in np.flatnonzero(splits != splits[first])
+    ]
+
+
+def repeated_audio(table: pd.DataFrame, root: Path) -> Iterable[tuple[int, int]]:
+    """Pairs of rows (later, earlier) whose files differ in name and not in content: one recording under two ids.
+
+    Only files of one size are read, so that a large corpus costs a listing and little more.
+    """
+    columns = [name for name in ("start", "end") if name in table]
+    parts = list(zip(*(table[name] for name in columns), strict=True)) if columns else [()] * len(table)
+    sizes: dict[int, list[str]] = {}
+    for audio in table["audio"].unique():
+        with contextlib.suppress(OSError, ValueError):
+            stat = os.stat(os.path.join(root, audio))
+            sizes.setdefault(stat.st_size, []).append(audio)
+    content = {}
+    for size, files in sizes.items():
+        if len(files) > 1 and size:
+            for audio in files:
+                with contextlib.suppress(OSError):
+                    content[audio] = audio_hash(os.path.join(root, audio))
+    seen: dict[tuple, int] = {}
+    for row, audio in enumerate(table["audio"]):
+        if audio in content:
+            one = seen.setdefault((content[audio], *parts[row]), row)
+            if one != row and table["audio"].iat[one] != audio:
+                yield row, one
 
 
 def _leaves(audio: str, root: Path, real_root: str, parents: dict[str, bool]) -> bool:
@@ -140,6 +206,10 @@ def warnings_of(table: pd.DataFrame) -> Iterable[str]:
         if shared:
             names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
             yield f"{len(shared)} speakers occur in more than one split ({names})"
+    repeats = np.flatnonzero(_first_with_segment(table) != np.arange(len(table)))
+    if len(repeats):
+        one = table["id"].iat[repeats[0]]
+        yield f"{len(repeats)} rows are the audio of an earlier row under another id (first: {one})"
     if "phone_ends" in table:
         backwards = [_goes_back(ends) for ends in table["phone_ends"]]
         if any(backwards):

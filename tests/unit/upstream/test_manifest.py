@@ -426,3 +426,79 @@ def test_every_manifest_of_recorded_speech_reads(corpora: Path) -> None:
     assert paths
     for path in paths:
         assert len(read_manifest(path)) > 100
+
+
+# manifests of other tools, and one recording under two ids
+
+
+def exported(folder: Path, audio: list[str], newline: str = "\r\n", mark: str = "\ufeff") -> Path:
+    """A table as spreadsheets write it: absolute paths, Windows line ends, a byte-order mark."""
+    lines = ["id,audio,split", *(f"u{k},{path},train" for k, path in enumerate(audio)), ""]
+    return write(folder, (mark + newline.join(lines)).encode())
+
+
+def test_absolute_paths_are_mended_where_the_audio_lies_in_the_folder(tmp_path: Path) -> None:
+    for k, name in enumerate(("a.wav", "b.wav")):
+        (tmp_path / name).write_bytes(bytes([k]))
+    path = exported(tmp_path, [str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), "/etc/hostname", "C:\\audio\\c.wav"])
+    with pytest.raises(UserError, match="absolute path") as caught:
+        read_manifest(path)
+    assert "mended=FILE" in str(caught.value)
+    problems, _, mended = check_manifest(path)
+    assert {p.line for p in problems} == {2, 3, 4, 5}
+    assert mended[["id", "audio", "split"]].to_numpy().tolist() == [["u0", "a.wav", "train"], ["u1", "b.wav", "train"]]
+    write_manifest(mended, tmp_path / "mended.csv")
+    assert check_manifest(tmp_path / "mended.csv")[0] == []
+
+
+def test_a_mended_manifest_in_another_folder_points_at_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/a.wav").write_bytes(b"a")
+    path = exported(tmp_path / "corpus", ["a.wav"])
+    _, _, mended = check_manifest(path, mended_root=tmp_path)
+    assert mended["audio"].tolist() == ["corpus/a.wav"]
+
+
+def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"a")
+    plain = read_manifest(exported(tmp_path, ["a.wav"], newline="\n", mark=""))
+    assert read_manifest(exported(tmp_path, ["a.wav"])).table.equals(plain.table)
+
+
+def test_audio_may_lie_under_another_folder_that_the_reader_names(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio/a.wav").write_bytes(b"a")
+    (tmp_path / "mine").mkdir()
+    path = exported(tmp_path / "mine", ["a.wav"])
+    manifest = read_manifest(path, tmp_path / "audio")
+    assert manifest.audio_path(0) == tmp_path / "audio/a.wav"
+    assert check_manifest(path, tmp_path / "audio")[0] == []
+    with pytest.raises(UserError, match="no such folder of audio"):
+        read_manifest(path, tmp_path / "absent")
+
+
+def test_the_same_audio_in_two_splits_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, rows("a,a.wav,train", "b,b.wav,dev", "c,a.wav,test"))
+    assert found(path) == [(4, "it is the audio of a in split train again")]
+    with pytest.raises(UserError, match="cannot be tested on"):
+        read_manifest(path)
+
+
+def test_parts_of_one_recording_may_lie_in_several_splits(tmp_path: Path) -> None:
+    path = write(tmp_path, rows("a,a.wav,train,0,1", "b,a.wav,dev,1,2", header=f"{HEADER},start,end"))
+    assert len(read_manifest(path)) == 2
+
+
+def test_the_same_audio_twice_in_a_split_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path, rows("a,a.wav,train", "b,a.wav,train", "c,c.wav,dev"))
+    assert read_manifest(path).warnings == ("1 rows are the audio of an earlier row under another id (first: b)",)
+
+
+def test_files_of_one_content_under_two_names_are_found(tmp_path: Path) -> None:
+    for name, data in (("a.wav", b"one"), ("b.wav", b"one"), ("c.wav", b"one"), ("d.wav", b"two")):
+        (tmp_path / name).write_bytes(data)
+    path = write(tmp_path, rows("a,a.wav,train", "b,b.wav,train", "c,c.wav,test", "d,d.wav,test"))
+    problems, warnings, mended = check_manifest(path)
+    assert [(p.line, p.reason) for p in problems] == [(4, "its file has the same content as that of a in split train")]
+    assert warnings == ["b: its file has the same content as that of a"]
+    assert mended["id"].tolist() == ["a", "b", "d"]

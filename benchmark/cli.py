@@ -18,7 +18,8 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench export upstream=NAME to=hf:FOLDER                 a folder that transformers opens, with a model card
   wavbench speed upstream=NAME                               forward passes against other toolkits  [peers=A,B]
   wavbench report                                            leaderboard .csv .md .html and figures
-  wavbench corpus list | build NAME | check MANIFEST         corpora  [mended=FILE]
+  wavbench corpus list | fetch NAME ROOT | import NAME ROOT  data sets of the field, to manifests
+  wavbench corpus build NAME | check MANIFEST                the built-in corpus; every bad row  [mended=FILE]
   wavbench store info PATH | verify PATH | seal PATH         feature stores
   wavbench doctor                                            versions, device, disk, extras
 
@@ -62,7 +63,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"wavbench {__version__}")
         return 0
-    from wavbench.benchmark import commands, config
+    from wavbench.benchmark import commands, config, corpora
 
     table: dict[str, tuple[type, tuple[str, ...], Callable[[object], int]]] = {
         "extract": (config.Extract, (), commands.extract),
@@ -74,9 +75,11 @@ def _dispatch(arguments: list[str]) -> int:
         "export": (config.Export, (), commands.export),
         "speed": (config.Speed, (), commands.speed),
         "report": (config.Report, (), commands.report),
-        "corpus list": (config.CorpusList, (), commands.corpus_list),
-        "corpus build": (config.CorpusBuild, ("name",), commands.corpus_build),
-        "corpus check": (config.CorpusCheck, ("manifest",), commands.corpus_check),
+        "corpus list": (config.CorpusList, (), corpora.corpus_list),
+        "corpus fetch": (config.CorpusFetch, ("name", "root"), corpora.corpus_fetch),
+        "corpus import": (config.CorpusImport, ("name", "root"), corpora.corpus_import),
+        "corpus build": (config.CorpusBuild, ("name",), corpora.corpus_build),
+        "corpus check": (config.CorpusCheck, ("manifest",), corpora.corpus_check),
         "store info": (config.StoreCommand, ("store",), commands.store_info),
         "store verify": (config.StoreCommand, ("store",), commands.store_verify),
         "store seal": (config.StoreCommand, ("store",), commands.store_seal),
@@ -94,6 +97,8 @@ def _dispatch(arguments: list[str]) -> int:
         from wavbench.benchmark import pretraining
 
         schema = pretraining.schema(next((word[10:] for word in rest if word.startswith("objective=")), ""))
+    if name == "corpus import":
+        schema = corpora.import_schema(next((word for word in rest if "=" not in word and word[0] != "-"), ""))
     if "--help" in rest or "-h" in rest:
         print(_help(name, schema, positional), end="")
         return 0

@@ -19,7 +19,7 @@ def extract(config: schemas.Extract) -> int:
 
     if config.pool not in ("none", "mean"):
         raise UserError(f"pool={config.pool} is not known", remedy="pool=none for frames, pool=mean for statistics")
-    manifest = read_manifest(config.manifest)
+    manifest = read_manifest(config.manifest, config.root)
     upstream = load_upstream(config.upstream, config, device=config.device, precision=config.precision)
     layers = None if config.layers == "all" else numbers(config.layers, upstream.num_states)
     pooled = config.pool == "mean"
@@ -58,7 +58,7 @@ def run(config: schemas.Run) -> int:
     from wavbench.upstream.manifest import read_manifest
 
     load_task(config.task)  # a misspelt task is said before anything slow
-    manifest = read_manifest(config.manifest)
+    manifest = read_manifest(config.manifest, config.root)
     upstream = load_upstream(config.upstream, config, device=config.device, precision=config.precision)
     layers = config.layers if config.layers in (MIX, ALL) else numbers(config.layers, upstream.num_states)
     cell = Cell(
@@ -220,54 +220,6 @@ def report(config: schemas.Report) -> int:
     print(f"results: {config.results}")
     print(f"page: {page}")
     return 0
-
-
-def corpus_list(config: schemas.CorpusList) -> int:
-    """Corpora by name, with licence and source."""
-    import importlib
-
-    from wavbench.upstream import corpora
-
-    folder = Path(corpora.__file__).parent
-    for name in sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__"):
-        module = importlib.import_module(f"wavbench.upstream.corpora.{name}")
-        print(f"{name}\n  {module.source}\n  licence: {module.licence}")
-    return 0
-
-
-def corpus_build(config: schemas.CorpusBuild) -> int:
-    """Build a corpus that wavbench makes itself."""
-    from wavbench.upstream.corpora import synthetic
-
-    if config.name != "synthetic":
-        raise UserError(f"wavbench builds no corpus {config.name!r}", remedy="wavbench corpus build synthetic")
-    root = Path(config.root or f"corpora/{config.name}")
-    with Display() as display:
-        path = synthetic.manifest(
-            root,
-            seed=config.seed,
-            workers=config.workers,
-            progress=lambda done, total: display.progress("building the corpus", done, total),
-        )
-    print(f"manifest: {path}")
-    return 0
-
-
-def corpus_check(config: schemas.CorpusCheck) -> int:
-    """Every bad row, the warnings, and on request a manifest without them; exit code 2 where rows are bad."""
-    from wavbench.upstream.manifest import check_manifest, write_manifest
-
-    problems, warnings, mended = check_manifest(config.manifest)
-    for problem in problems:
-        print(problem)
-    for warning in warnings:
-        print(f"note: {warning}")
-    if config.mended:
-        write_manifest(mended, config.mended)
-        print(f"manifest: {config.mended} ({len(mended)} rows)")
-    lines = len({problem.line for problem in problems})
-    print(f"{len(problems)} problems in {lines} rows" if problems else f"{len(mended)} rows, all well")
-    return 2 if problems and not config.mended else 0
 
 
 def store_info(config: schemas.StoreCommand) -> int:

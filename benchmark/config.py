@@ -18,6 +18,7 @@ class Extract:
 
     upstream: str = "???"  # preset, folder, .safetensors or .pt file, or hub id
     manifest: str = "???"  # .csv, .jsonl or .parquet
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
     weights: str = ""  # "random" for a random twin
     seed: int = 0  # of random weights
     revision: str = ""  # of a hub id
@@ -39,6 +40,7 @@ class Run:
     task: str = "???"
     upstream: str = "???"
     manifest: str = "???"
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
     weights: str = ""
     seed: int = 0  # of random weights
     revision: str = ""
@@ -107,6 +109,7 @@ class Pretrain:
 
     objective: str = "???"  # wav2vec2, hubert
     manifest: str = "???"  # one or several, with commas between
+    root: str = ""  # folder that their `audio` is relative to; each manifest's own where empty
     preset: str = "tiny"  # a recipe of configs/pretrain, or a .yaml file
     out: str = ""  # folder of the run; pretrained/OBJECTIVE_PRESET where empty
     init: str = ""  # preset, folder or file of a trained encoder of the same shape to begin with
@@ -206,7 +209,30 @@ class CorpusCheck:
     """Print every bad row of a manifest."""
 
     manifest: str = "???"
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
     mended: str = ""  # write what is left to this file
+
+
+@dataclass
+class CorpusFetch:
+    """Download a data set whose licence lets anybody do so; the same command goes on where it stopped."""
+
+    name: str = "???"
+    root: str = ""  # folder; corpora/NAME where empty
+    parts: str = ""  # some of the corpus, with commas between, or all; the parts that its task needs where empty
+    keep: bool = False  # keep the archives
+
+
+@dataclass
+class CorpusImport:
+    """A data set on disk, as its authors lay it out, to a manifest."""
+
+    name: str = "???"
+    root: str = "???"  # folder of the corpus, or its parent
+    out: str = ""  # manifest; ROOT/NAME.csv where empty
+    lexicon: str = ""  # words and their phones: fills the column `phones` from `text`
+    stress: bool = True  # keep the stress of the lexicon's vowels (AH0, AH1)
+    partial: bool = False  # import what is there of a corpus that is not complete
 
 
 @dataclass

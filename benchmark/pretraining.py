@@ -69,7 +69,7 @@ def pretrain(config: schemas.Pretrain) -> int:
         raise UserError(f"precision={config.precision} is not known", remedy=f"one of: {', '.join(PRECISIONS)}")
     if config.units and config.units_from:
         raise UserError("units and units_from are both given", remedy="give one of them")
-    manifests = [read_manifest(path) for path in config.manifest.split(",") if path]
+    manifests = [read_manifest(path, config.root) for path in config.manifest.split(",") if path]
     if len({manifest.name for manifest in manifests}) < len(manifests):
         raise UserError("two manifests have the same name", where=config.manifest, remedy="rename one of the files")
     preset = Path(config.preset).stem
@@ -198,7 +198,7 @@ def make_probe(path: str, utterances: int) -> Callable:
         own = np.flatnonzero(whole.table["split"] == split)
         rows.append(own[:: max(len(own) // max(round(share * utterances), 1), 1)])
     table = whole.table.iloc[np.sort(np.concatenate(rows))].reset_index(drop=True)
-    manifest = Manifest(whole.path, table)
+    manifest = Manifest(whole.path, table, audio_root=whole.audio_root)
 
     def score(encoder) -> dict[str, float]:
         import copy

@@ -1,0 +1,161 @@
+"""`wavbench corpus ...`: list, fetch, import, build and check data sets."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+from wavbench.benchmark import config as schemas
+from wavbench.benchmark.display import Display
+from wavbench.upstream.errors import UserError
+
+
+def import_schema(name: str) -> type:
+    """`CorpusImport` with the options of a corpus' reader beside its own keys."""
+    if not name:
+        return schemas.CorpusImport
+    from wavbench.upstream.corpus import load_corpus
+
+    module = load_corpus(name)
+    if not hasattr(module, "read"):
+        return schemas.CorpusImport
+    options = list(inspect.signature(module.read).parameters.values())[1:]
+    added = [(o.name, type(o.default), dataclasses.field(default=o.default)) for o in options if o.name != "into"]
+    kind = dataclasses.make_dataclass("CorpusImport", added, bases=(schemas.CorpusImport,))
+    kind.__doc__ = f"{schemas.CorpusImport.__doc__}\n\n{inspect.getdoc(module.read)}"
+    return kind
+
+
+def corpus_import(config: schemas.CorpusImport) -> int:
+    """A data set on disk to a manifest."""
+    from wavbench.upstream.importing import import_corpus, statistics
+    from wavbench.upstream.lexicon import read_lexicon
+
+    own = {item.name for item in dataclasses.fields(schemas.CorpusImport)}
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in own}
+    with Display() as display:
+        made = import_corpus(
+            config.name,
+            Path(config.root),
+            Path(config.out) if config.out else None,
+            options=options,
+            lexicon=read_lexicon(config.lexicon, stress=config.stress) if config.lexicon else None,
+            partial=config.partial,
+            progress=lambda done, total: display.progress(f"looking into {config.name}", done, total),
+        )
+    for note in made.notes:
+        print(f"note: {note}")
+    print("\n".join(statistics(made.table)))
+    _say_licence(config.name)
+    for path in made.trials:
+        print(f"trials: {path}")
+    if made.root:
+        print(f"audio lies elsewhere: give root={made.root} to the commands that read this manifest")
+    print(f"manifest: {made.manifest}")
+    return 0
+
+
+def corpus_fetch(config: schemas.CorpusFetch) -> int:
+    """Download a data set."""
+    from wavbench.upstream.corpus import load_corpus
+    from wavbench.upstream.fetch import Listener, fetch, fetch_files
+
+    module = load_corpus(config.name)
+    archives = getattr(module, "archives", ())
+    if not archives:
+        raise UserError(
+            f"{module.corpus.title} cannot be downloaded by a program",
+            why=module.corpus.obtain or "its licence asks for an agreement, or it is made here",
+            remedy=f"see {module.corpus.source}",
+        )
+    root = Path(config.root or f"corpora/{config.name}")
+    chosen = _parts(config, archives, getattr(module, "default_parts", ()))
+    _say_licence(config.name)
+    with Display() as display:
+        listener = Listener(display.say, display.progress)
+        fetch(chosen, root, listener, keep=config.keep)
+        if hasattr(module, "more"):
+            fetch_files(module.more(root), root, listener)
+    print(f"to import it: wavbench corpus import {config.name} {root}")
+    print(f"corpus: {root}")
+    return 0
+
+
+def corpus_list(config: schemas.CorpusList) -> int:
+    """Corpora by name: what for, how to get them, licence."""
+    from wavbench.upstream.corpus import corpus_names, load_corpus
+
+    for name in corpus_names():
+        module = load_corpus(name)
+        corpus = module.corpus
+        how = f"wavbench corpus fetch {name}" if getattr(module, "archives", ()) else corpus.obtain
+        facts = {
+            "tasks": ", ".join(corpus.tasks),
+            "size": ", ".join(filter(None, [corpus.size, f"{corpus.hours:g} h" if corpus.hours else ""])),
+            "get it": f"{how}; {corpus.source}" if how else corpus.source,
+            "licence": corpus.licence,
+        }
+        print(f"{name}: {corpus.title}")
+        print("\n".join(f"  {key}: {value}" for key, value in facts.items() if value))
+    return 0
+
+
+def corpus_build(config: schemas.CorpusBuild) -> int:
+    """Build a corpus that wavbench makes itself."""
+    from wavbench.upstream.corpora import synthetic
+
+    if config.name != "synthetic":
+        raise UserError(f"wavbench builds no corpus {config.name!r}", remedy="wavbench corpus build synthetic")
+    root = Path(config.root or f"corpora/{config.name}")
+    with Display() as display:
+        path = synthetic.manifest(
+            root,
+            seed=config.seed,
+            workers=config.workers,
+            progress=lambda done, total: display.progress("building the corpus", done, total),
+        )
+    print(f"manifest: {path}")
+    return 0
+
+
+def corpus_check(config: schemas.CorpusCheck) -> int:
+    """Every bad row, the warnings, and on request a manifest without them; exit code 2 where rows are bad."""
+    from wavbench.upstream.manifest import check_manifest, write_manifest
+
+    place = Path(config.mended).parent if config.mended and not config.root else None
+    problems, warnings, mended = check_manifest(config.manifest, config.root or None, place)
+    for problem in problems:
+        print(problem)
+    for warning in warnings:
+        print(f"note: {warning}")
+    if config.mended:
+        write_manifest(mended, config.mended)
+        print(f"manifest: {config.mended} ({len(mended)} rows)")
+    lines = len({problem.line for problem in problems})
+    print(f"{len(problems)} problems in {lines} rows" if problems else f"{len(mended)} rows, all well")
+    return 2 if problems and not config.mended else 0
+
+
+def _parts(config: schemas.CorpusFetch, archives: tuple, default: tuple[str, ...]) -> list:
+    """The parts asked for, in the order of the corpus."""
+    known = [archive.part for archive in archives]
+    wanted = known if config.parts == "all" else [part for part in config.parts.split(",") if part] or list(default)
+    if not wanted and len(known) > 3:
+        raise UserError(
+            f"{config.name} is fetched by part", where="parts=", remedy=f"parts=all, or some of: {', '.join(known)}"
+        )
+    unknown = [part for part in wanted if part not in known]
+    if unknown:
+        raise UserError(
+            f"{config.name} has no part {unknown[0]!r}", where=f"parts={config.parts}",
+            remedy=f"parts=all, or some of: {', '.join(known)}",
+        )  # fmt: skip
+    return [archive for archive in archives if archive.part in (wanted or known)]
+
+
+def _say_licence(name: str) -> None:
+    from wavbench.upstream.corpus import load_corpus
+
+    corpus = load_corpus(name).corpus
+    print(f"licence: {corpus.licence}")
+    if corpus.citation:
+        print(f"cite: {corpus.citation}")

@@ -22,7 +22,8 @@ class Corpus:
 
     Args:
         title: as its authors call it.
-        folder: name of its top folder as it is distributed; importers look for it inside the root, too.
+        folder: name of its top folder as it is distributed, or a pattern of it where the name carries a version;
+            importers look for it inside the root, too.
         tasks: what it is used for, `files of downstream/tasks`.
         licence: of the recordings, one line.
         source: address of its page.
@@ -124,7 +125,7 @@ def find_root(root: Path, corpus: Corpus, *marks: str) -> Path:
             where=root,
             remedy="give the folder that it was unpacked into",
         )
-    for place in (root, root / corpus.folder):
+    for place in (root, *(sorted(root.glob(corpus.folder)) if corpus.folder else ())):
         if place.is_dir() and any(next(place.glob(mark), None) is not None for mark in marks):
             return place
     there = sorted(path.name for path in root.iterdir())

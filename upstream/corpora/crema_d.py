@@ -1,8 +1,9 @@
 """CREMA-D: twelve English sentences acted by 91 people in six emotions, for ER."""
 
+import re
 from pathlib import Path
 
-from wavbench.upstream.corpus import Corpus, Reading, find_root
+from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, read_table, refuse_row
 from wavbench.upstream.errors import UserError
 
 corpus = Corpus(
@@ -17,6 +18,13 @@ corpus = Corpus(
     separates=("speaker",),
 )
 
+LIST = "SentenceFilenames.csv"
+# the recordings are no archive: git-lfs gives them one by one, and the list of them is a file of the repository
+_PLACE = "CheyneyComputerScience/CREMA-D/master"
+archives = (Archive(part="list", url=f"https://raw.githubusercontent.com/{_PLACE}/{LIST}", into="CREMA-D"),)
+_AUDIO = f"https://media.githubusercontent.com/media/{_PLACE}/AudioWAV"
+MISNAMED = {"1040_ITH_SAD_XX": "1040_ITH_SAD_X"}  # in the list, and as the file is called
+
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness"}
 SENTENCES = {
     "IEO": "It's eleven o'clock", "TIE": "That is exactly what happened", "IOM": "I'm on my way to the meeting",
@@ -28,6 +36,29 @@ SENTENCES = {
 UTTERANCES = 7_442
 ACTORS = range(1001, 1092)
 DEV, TEST = 15, 15  # last actors of the list: the authors give no splits
+
+_NAME = re.compile(r"1\d{3}_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}")
+
+
+def more(root: Path) -> tuple[Archive, ...]:
+    """What is to be downloaded after `archives`: every recording that the list names.
+
+    Args:
+        root: folder that the archives went to.
+
+    Raises:
+        UserError: the list is not there, or not that of CREMA-D.
+    """
+    path = find_root(root, corpus, LIST) / LIST
+    found = []
+    for number, row in enumerate(
+        read_table(path, "the list of recordings", ("Filename",), delimiter=",", quoted=True), 2
+    ):
+        name = MISNAMED.get(row["Filename"], row["Filename"])
+        if not _NAME.fullmatch(name):
+            refuse_row(path, number, f"{name[:80]!r} is no ACTOR_SENTENCE_EMOTION_LEVEL", "download the list again")
+        found.append(Archive(part=name, url=f"{_AUDIO}/{name}.wav", into="CREMA-D/AudioWAV"))
+    return tuple(found)
 
 
 def read(root: Path) -> Reading:

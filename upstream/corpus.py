@@ -3,6 +3,7 @@
 import csv
 import importlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,11 @@ from wavbench.upstream.errors import UserError, closest
 
 CORPORA = Path(__file__).parent / "corpora"
 MAX_FILE_BYTES = 4 << 30  # a larger table is something else
+PARENTS = 4  # folders above an index that relative paths are tried from
+TRIED = 100  # paths of an index that are looked for
+
+_SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "val": "dev", "test": "test", "eval": "test"}
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|dev(?!ice)|valid|val(?![a-z])|test|eval)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,37 @@ def find_root(root: Path, corpus: Corpus, *marks: str) -> Path:
         where=root,
         why=f"none of {', '.join(marks)}{inside}; it holds {shown or 'nothing'}",
         remedy="give the folder that it was unpacked into, or its parent",
+    )
+
+
+def split_of_name(name: str) -> str:
+    """The split that the name of a folder or file tells ("train_clean", "cv-en_dev", "eval2000"), "" if none."""
+    found = _SPLIT.search(name)
+    return _SPLITS[found[1].lower()] if found else ""
+
+
+def find_base(folder: Path, paths: Sequence[str], base: str, where: Path) -> Path:
+    """The folder that relative paths of an index start from: recipes are run some folders above what they write.
+
+    Args:
+        folder: of the index.
+        paths: relative ones of the index; the first hundred are looked for.
+        base: what a person says, "" to try `folder` and those above it.
+        where: the index.
+
+    Raises:
+        UserError: no file is where they say.
+    """
+    here = folder.resolve()
+    places = [Path(base).resolve()] if base else [here, *here.parents[:PARENTS]]
+    for place in places:
+        if any((place / path).is_file() for path in paths[:TRIED]):
+            return place
+    raise UserError(
+        f"no audio is where {where.name} says (first: {paths[0][:100]})",
+        where=where,
+        why=f"tried from {', '.join(map(str, places))}",
+        remedy="base=FOLDER says where relative paths start",
     )
 
 

@@ -9,7 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavbench.upstream.corpus import Corpus, Reading, find_root, need_folder, read_lines, refuse_row
+from wavbench.upstream.corpus import (
+    Corpus,
+    Reading,
+    find_base,
+    find_root,
+    need_folder,
+    read_lines,
+    refuse_row,
+    split_of_name,
+)
 from wavbench.upstream.errors import UserError
 
 corpus = Corpus(
@@ -22,8 +31,7 @@ corpus = Corpus(
 )
 
 FILES = ("wav.scp", "text", "utt2spk", "segments")  # one of them makes a data folder
-NAMES = {"train": ("train",), "dev": ("dev", "valid", "cv"), "test": ("test", "eval")}  # how their folders begin
-PARENTS = 4  # folders above a data folder that relative paths are tried from
+SPLITS = ("train", "dev", "test")
 SHOWN = 100
 
 _ARCHIVE = re.compile(r":\d+$")  # FILE.ark:OFFSET
@@ -57,14 +65,16 @@ def read(
     Args:
         root: a data folder, or a folder of them.
         train, dev, test: names of the data folders of each split, several with commas between; where none is given,
-            folders that begin with train, dev, valid, cv, test or eval.
+            folders whose name has train, dev, valid, test or eval in it.
         split: of a single data folder, where its name does not tell.
         base: folder that relative paths start from; the data folder and the four above it are tried where empty.
         language: BCP 47 tag of all utterances; utt2lang counts where empty.
     """
-    if split and split not in NAMES:
-        raise UserError(f"split={split} is not known", remedy=f"one of: {', '.join(NAMES)}")
-    given = {name: tuple(filter(None, value.split(","))) for name, value in zip(NAMES, (train, dev, test), strict=True)}
+    if split and split not in SPLITS:
+        raise UserError(f"split={split} is not known", remedy=f"one of: {', '.join(SPLITS)}")
+    given = {
+        name: tuple(filter(None, value.split(","))) for name, value in zip(SPLITS, (train, dev, test), strict=True)
+    }
     root = find_root(root, corpus, *FILES, *(f"*/{name}" for name in FILES))
     folders, left = _folders(root, given, split)
     datas = [_data(folder, part, base) for folder, part in folders]
@@ -92,7 +102,7 @@ def read(
 def _folders(root: Path, given: Mapping[str, tuple[str, ...]], split: str) -> tuple[list[tuple[Path, str]], list[str]]:
     """Data folders with their splits, and the names of those that are left out."""
     if any((root / name).is_file() for name in FILES):
-        part = split or _split(root.resolve().name)
+        part = split or split_of_name(root.resolve().name)
         if not part:
             raise UserError(
                 "the name of the data folder tells no split", where=root, remedy="split=train, split=dev or split=test"
@@ -102,8 +112,8 @@ def _folders(root: Path, given: Mapping[str, tuple[str, ...]], split: str) -> tu
         named = [(root / name, part) for part, names in given.items() for name in names]
         return [(need_folder(folder, f"the data folder of {part}"), part) for folder, part in named], []
     there = sorted(entry.name for entry in os.scandir(root) if any((root / entry.name / f).is_file() for f in FILES))
-    chosen = [(root / name, part) for name in there if (part := _split(name))]
-    left = [name for name in there if not _split(name)]
+    chosen = [(root / name, part) for name in there if (part := split_of_name(name))]
+    left = [name for name in there if not split_of_name(name)]
     if not chosen:
         raise UserError(
             "no data folder's name tells its split",
@@ -114,15 +124,11 @@ def _folders(root: Path, given: Mapping[str, tuple[str, ...]], split: str) -> tu
     return chosen, left
 
 
-def _split(name: str) -> str:
-    return next((split for split, starts in NAMES.items() if name.lower().startswith(starts)), "")
-
-
 def _data(folder: Path, split: str, base: str) -> _Data:
     paths = _audio(folder / "wav.scp")
     relative = [path for path in paths.values() if not os.path.isabs(path)]
     if relative:
-        start = _base(folder, relative, base)
+        start = find_base(folder, relative, base, folder / "wav.scp")
         paths = {name: os.path.join(start, path) for name, path in paths.items()}
     paths = {name: os.path.normpath(path) for name, path in paths.items()}
     if (folder / "segments").is_file():
@@ -173,21 +179,6 @@ def _pairs(path: Path, empty: bool = False) -> Iterator[tuple[str, str]]:
             refuse_row(path, number, f"{name[:80]} is there twice")
         seen.add(name)
         yield name, rest[0].strip() if rest else ""
-
-
-def _base(folder: Path, relative: list[str], base: str) -> str:
-    """Where relative paths start: recipes are run two or three folders above their data folders."""
-    here = folder.resolve()
-    places = [Path(base).resolve()] if base else [here, *here.parents[:PARENTS]]
-    for place in places:
-        if any((place / path).is_file() for path in relative[:SHOWN]):
-            return str(place)
-    raise UserError(
-        f"no audio is where wav.scp says (first: {relative[0][:SHOWN]})",
-        where=folder / "wav.scp",
-        why=f"tried from {', '.join(map(str, places))}",
-        remedy="base=FOLDER says where relative paths start",
-    )
 
 
 def _segments(path: Path, recordings: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, object, object]]]:

@@ -21,8 +21,8 @@ corpus = Corpus(
 )
 
 _LANGUAGES = """ab af am ar as az ba be bg bn bo br bs ca ceb cs cy da de el en eo es et eu fa fi fo fr gl gn gu gv ha
-    haw hi hr ht hu hy ia id is it iw ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa
-    pl ps pt ro ru sa sco sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi war yi yo zh"""
+    haw hi hr ht hu hy ia id is it iw ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc
+    pa pl ps pt ro ru sa sco sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi war yi yo zh"""
 LANGUAGES = tuple(_LANGUAGES.split())
 BCP47 = {"iw": "he", "jw": "jv"}  # codes that were withdrawn
 EVALUATION = 1_609  # segments of dev/, in 33 languages, each heard by two people

@@ -14,9 +14,8 @@ def build(root: Path) -> Tree:
             lines = ["\tclient_id\tpath\tsentence\tage\tgender\r\n"]
             for k in range(speakers):
                 speaker, file = f"{code}_{mark}_sp_{k + 1}", f"common_voice_{code}_{number}{len(split)}{k}.wav"
-                write_audio(
-                    top / language / split / speaker / file, seed=number * 10_000 + ord(split[1]) * 10 + k, rate=48_000
-                )
+                seed = int.from_bytes(speaker.encode())
+                write_audio(top / language / split / speaker / file, seed=seed, rate=48_000)
                 lines.append(f"{k}\t{speaker}\t{file}\tÉén zin.\tnot_defined\tfemale\r\n")
             (top / language / f"{split}.csv").write_bytes("".join(lines).encode("utf-16"))
     return Tree(

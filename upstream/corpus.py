@@ -4,7 +4,7 @@ import csv
 import importlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +12,14 @@ from types import ModuleType
 import pandas as pd
 
 from wavbench.upstream.errors import UserError, closest
+from wavbench.upstream.row_checks import COLUMNS
 
 CORPORA = Path(__file__).parent / "corpora"
 MAX_FILE_BYTES = 4 << 30  # a larger table is something else
 PARENTS = 4  # folders above an index that relative paths are tried from
 TRIED = 100  # paths of an index that are looked for
 
+_COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,60}")
 _SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "val": "dev", "test": "test", "eval": "test"}
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|dev(?!ice)|valid|val(?![a-z])|test|eval)", re.IGNORECASE)
 
@@ -149,6 +151,20 @@ def split_of_name(name: str) -> str:
     """The split that the name of a folder or file tells ("train_clean", "cv-en_dev", "eval2000"), "" if none."""
     found = _SPLIT.search(name)
     return _SPLITS[found[1].lower()] if found else ""
+
+
+def plain_columns(values: Mapping[object, object], own: Collection[str]) -> dict[str, object]:
+    """Texts, numbers and truth values of a JSON object as columns of a manifest.
+
+    Args:
+        values: what stands there; lists, objects and odd names are left out.
+        own: columns that the reader fills itself.
+    """
+    found = {}
+    for name, value in values.items():
+        if isinstance(name, str) and isinstance(value, str | int | float) and _COLUMN.fullmatch(name):
+            found[name.lower() if name.lower() in (*COLUMNS, *own) else name] = value
+    return {name: value for name, value in found.items() if name not in own}
 
 
 def find_base(folder: Path, paths: Sequence[str], base: str, where: Path) -> Path:

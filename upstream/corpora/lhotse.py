@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavbench.upstream.corpus import Corpus, Reading, find_base, find_root, refuse_row, split_of_name
+from wavbench.upstream.corpus import Corpus, Reading, find_base, find_root, plain_columns, refuse_row, split_of_name
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.row_checks import COLUMNS
 
 corpus = Corpus(
     title="a folder of lhotse manifests",
@@ -42,7 +41,6 @@ FIELDS = ("text", "speaker", "language", "gender")  # of a supervision, beside i
 OWN = ("id", "audio", "split", "start", "end", "duration", "phone_ends", "raw_text", *FIELDS)  # not from `custom`
 
 _NAME = re.compile(r"(?:(.*?)[_-])?(recordings|supervisions|cuts)(?:[_-](.*?))?\.jsonl(?:\.gz)?")
-_COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,60}")
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _split(name: str) -> str:
 def _rows(part: _Part, split: str, language: str) -> Iterator[dict]:
     """Rows of a part; `audio` is what the manifest says, `_index` where it says so.
 
-    Cuts overlap where people talk at once: a supervision in several of them is the row of the one that holds most of it.
+    Cuts overlap where people talk at once: a supervision in several of them is the row of the one with most of it.
     """
     if "cuts" in part.files:
         path, best = part.files["cuts"], {}
@@ -233,12 +231,9 @@ def _row(
 
 
 def _custom(record: Mapping) -> dict:
-    """Columns from `custom`; what is no plain value (features, arrays) is left out."""
+    """Columns from `custom`."""
     custom = record.get("custom")
-    found = custom.items() if isinstance(custom, dict) else ()
-    plain = {name: value for name, value in found if isinstance(value, str | int | float) and _COLUMN.fullmatch(name)}
-    plain = {name.lower() if name.lower() in COLUMNS else name: value for name, value in plain.items()}
-    return {name: value for name, value in plain.items() if name not in OWN}
+    return plain_columns(custom, OWN) if isinstance(custom, dict) else {}
 
 
 def _recording(record: dict, path: Path, number: int) -> _Recording:

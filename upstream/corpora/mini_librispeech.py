@@ -19,7 +19,7 @@ corpus = Corpus(
 )
 
 TRAIN, TEST = "train-clean-5", "dev-clean-2"
-TEST_UTTERANCES = 1_089  # of the training part no count is published
+UTTERANCES = {TRAIN: 1_519, TEST: 1_089}
 DEV_SHARE = 8  # one speaker in so many of the training part is dev
 archives = (
     Archive(
@@ -53,4 +53,4 @@ def read(root: Path) -> Reading:
     held_out = set(speakers[-max(1, len(speakers) // DEV_SHARE) :])
     rows = [row | {"split": "dev" if row["speaker"] in held_out else "train"} for row in train]
     rows += utterances(root, TEST, "test")
-    return Reading(root=root, rows=rows, expected={"test": TEST_UTTERANCES})
+    return Reading(root=root, rows=rows, expected={"test": UTTERANCES[TEST], "all": sum(UTTERANCES.values())})

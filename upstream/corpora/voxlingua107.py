@@ -12,7 +12,7 @@ corpus = Corpus(
     title="VoxLingua107",
     folder="voxlingua107",
     tasks=("lid",),
-    licence="CC BY 4.0 for the data set; the recordings are their owners'",
+    licence="CC BY 4.0; the recordings are their owners'",
     source="https://bark.phon.ioc.ee/voxlingua107/",
     citation="Valk and Alumäe 2021, VoxLingua107: a Dataset for Spoken Language Recognition",
     size="one archive per language, about 1 TB on disk in all",
@@ -33,7 +33,7 @@ NAME = re.compile(
 
 _URL = "https://bark.phon.ioc.ee/voxlingua107"
 archives = (
-    Archive(part="dev", url=f"{_URL}/dev.zip", md5="07fbd4732c97f28c10ec8dcfed4f600e"),
+    Archive(part="dev", url=f"{_URL}/dev.zip", md5="07fbd4732c97f28c10ec8dcfed4f600e", into="dev"),
     *(Archive(part=code, url=f"{_URL}/{code}.zip") for code in LANGUAGES),
 )
 
@@ -51,7 +51,8 @@ def read(root: Path, *, languages: str = "") -> Reading:
     root = find_root(root, corpus, "dev", "train", *LANGUAGES)
     top = "train/" if (root / "train").is_dir() else ""
     need_folder(root / "dev", "the evaluation set of VoxLingua107 (dev.zip)")
-    parts = {code: [f"{top}{code}", f"dev/{code}"] for code in LANGUAGES}
+    dev = "dev/dev/" if (root / "dev" / "dev").is_dir() else "dev/"  # where dev.zip was unpacked in a folder dev
+    parts = {code: [f"{top}{code}", f"{dev}{code}"] for code in LANGUAGES}
     there = [code for code, folders in parts.items() if any((root / folder).is_dir() for folder in folders)]
     wanted = [code.strip() for code in languages.split(",")] if languages else there
     for code in wanted:
@@ -59,11 +60,11 @@ def read(root: Path, *, languages: str = "") -> Reading:
             what = "is not here" if code in LANGUAGES else "is no language of VoxLingua107"
             raise UserError(f"{code!r} {what}", where=root, remedy=closest(code, there))
     wanted = list(dict.fromkeys(wanted))
-    test = [row for code in wanted for row in _segments(root, f"dev/{code}", code)]
+    test = [row for code in wanted for row in _segments(root, f"{dev}{code}", code, "dev_")]
     taken = {row["video"] for row in test}
     rows, left_out = [], 0
     for code in wanted:
-        for row in _segments(root, f"{top}{code}", code):
+        for row in _segments(root, f"{top}{code}", code, ""):
             if row["video"] in taken:
                 left_out += 1
             else:
@@ -83,7 +84,7 @@ def held_out(video: str) -> bool:
     return int.from_bytes(hashlib.blake2b(video.encode(), digest_size=8).digest(), "big") % DEV_SHARE == 0
 
 
-def _segments(root: Path, folder: str, code: str) -> list[dict]:
+def _segments(root: Path, folder: str, code: str, mark: str) -> list[dict]:
     if not (root / folder).is_dir():
         return []
     names = sorted(entry.name for entry in os.scandir(root / folder) if entry.name.endswith(".wav"))
@@ -99,7 +100,7 @@ def _segments(root: Path, folder: str, code: str) -> list[dict]:
             )
         rows.append(
             {
-                "id": f"{folder.replace('/', '_')}_{name.removesuffix('.wav')}",
+                "id": f"{mark}{code}_{name.removesuffix('.wav')}",
                 "audio": f"{folder}/{name}",
                 "split": "test",
                 "language": BCP47.get(code, code),

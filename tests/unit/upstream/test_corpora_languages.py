@@ -90,11 +90,16 @@ def test_languages_of_voxlingua_are_chosen_by_code(tmp_path: Path) -> None:
         voxlingua107.read(root)
 
 
-def test_the_training_part_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_the_parts_may_lie_in_folders_of_their_own_and_ids_stay(tmp_path: Path) -> None:
     root = voxlingua_tree.build(tmp_path).root
+    before = [row["id"] for row in voxlingua107.read(root).rows]
     (root / "train").mkdir()
     for code in ("et", "iw", "jw"):
         (root / code).rename(root / "train" / code)
+    (root / "dev").rename(root / "inner")
+    (root / "dev").mkdir()
+    (root / "inner").rename(root / "dev" / "dev")
     rows = voxlingua107.read(root).rows
-    assert len(rows) == 6
+    assert [row["id"] for row in rows] == before
+    assert all((root / row["audio"]).is_file() for row in rows)
     assert len(voxlingua107.LANGUAGES) == 107

@@ -18,7 +18,7 @@ corpus = Corpus(
     source="https://sail.usc.edu/iemocap/",
     obtain="sign the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; a link comes by mail",
     citation="Busso et al. 2008, IEMOCAP: interactive emotional dyadic motion capture database",
-    size="12 GB with video and motion capture; sentences/wav, EmoEvaluation and transcriptions suffice",
+    size="1.4 GB for sentences/wav, which suffices with dialog/EmoEvaluation and dialog/transcriptions",
     hours=7.0,
     separates=("speaker", "session"),
 )

@@ -20,8 +20,12 @@ PARENTS = 4  # folders above an index that relative paths are tried from
 TRIED = 100  # paths of an index that are looked for
 
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,60}")
-_SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "val": "dev", "test": "test", "eval": "test"}
-_SPLIT = re.compile(r"(?:^|[^a-z])(train|dev(?!ice)|valid|val(?![a-z])|test|eval)", re.IGNORECASE)
+# `train_dev` and `test_dev93` of recipes are dev sets, so the rarer words count first
+_SPLITS = (
+    ("dev", re.compile(r"(?<![a-z])(dev|development|valid|validation|val)(set)?(?![a-z])", re.IGNORECASE)),
+    ("test", re.compile(r"(?<![a-z])(test|testing|eval|evaluation)(set)?(?![a-z])", re.IGNORECASE)),
+    ("train", re.compile(r"(?<![a-z])(train|training)(set)?(?![a-z])", re.IGNORECASE)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +153,7 @@ def find_root(root: Path, corpus: Corpus, *marks: str) -> Path:
 
 def split_of_name(name: str) -> str:
     """The split that the name of a folder or file tells ("train_clean", "cv-en_dev", "eval2000"), "" if none."""
-    found = _SPLIT.search(name)
-    return _SPLITS[found[1].lower()] if found else ""
+    return next((split for split, words in _SPLITS if words.search(name)), "")
 
 
 def plain_columns(values: Mapping[object, object], own: Collection[str]) -> dict[str, object]:
@@ -224,7 +227,7 @@ def read_lines(path: Path, what: str, encoding: str = "utf-8") -> Iterator[tuple
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # of which a missing byte-order mark of UTF-16 is one, too
         raise UserError(f"{what} is not {encoding} text", where=path, why=str(error)[:200]) from None
 
 
@@ -280,6 +283,11 @@ def _whole(path: Path, what: str) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{what} is not UTF-8 text", where=path, why=str(error)[:200]) from None
+
+
+def refuse_empty(path: Path, what: str):
+    """Raise the UserError of a list that holds nothing, which would be a smaller corpus without a word."""
+    raise UserError(f"{what} is empty", where=path, remedy="copy or unpack the corpus again: it is not complete")
 
 
 def refuse_row(path: Path, line: int, reason: str, remedy: str = "the file was cut or changed: copy it again"):

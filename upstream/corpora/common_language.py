@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, need_file, read_lines, refuse_row
+from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, read_lines, refuse_empty, refuse_row
 from wavbench.upstream.errors import UserError, closest
 
 corpus = Corpus(
@@ -61,9 +61,9 @@ def read(root: Path, *, languages: str = "") -> Reading:
 
 def _utterances(root: Path, name: str, split: str) -> list[dict]:
     """Rows of one list: UTF-16 with tabs, whatever its suffix says; its header has no name for the first field."""
-    path = need_file(root / name / f"{split}.csv", f"the {split} list of {name} of CommonLanguage")
-    rows = []
-    for number, line in read_lines(path, f"the {split} list of {name} of CommonLanguage", encoding="utf-16"):
+    path, what = root / name / f"{split}.csv", f"the {split} list of {name} of CommonLanguage"
+    rows: list[dict] = []
+    for number, line in read_lines(path, what, encoding="utf-16"):
         fields = line.split("\t")
         if len(fields) != FIELDS:
             refuse_row(path, number, f"{len(fields)} fields, not {FIELDS}")
@@ -82,4 +82,6 @@ def _utterances(root: Path, name: str, split: str) -> list[dict]:
                 "age": age,
             }
         )
+    if not rows:
+        refuse_empty(path, what)
     return rows

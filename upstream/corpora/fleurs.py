@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, read_lines, refuse_row
+from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, read_lines, refuse_empty, refuse_row
 from wavbench.upstream.errors import UserError, closest
 
 corpus = Corpus(
@@ -112,9 +112,12 @@ def _sentences(root: Path, code: str) -> dict[str, str]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
     """Sentence, file, transcript, samples and gender of every line of a list, which has no header and no quoting."""
-    for number, line in read_lines(path, f"the {path.stem} list of {path.parent.name} of FLEURS"):
+    number, what = 0, f"the {path.stem} list of {path.parent.name} of FLEURS"
+    for number, line in read_lines(path, what):
         fields = line.split("\t")
         if len(fields) != FIELDS:
             refuse_row(path, number, f"{len(fields)} fields, not {FIELDS}")
         sentence, file, text, _, _, samples, gender = fields
         yield sentence, file, text, samples, gender
+    if not number:
+        refuse_empty(path, what)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, read_lines, refuse_row
+from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, read_lines, refuse_empty, refuse_row
 from wavbench.upstream.errors import UserError, closest
 
 corpus = Corpus(
@@ -57,7 +57,8 @@ def read(root: Path, *, language: str = "", limited: str = "") -> Reading:
     rows: list[dict] = []
     for split in SPLITS:
         path, suffix = folder / split / "transcripts.txt", ""
-        for number, line in read_lines(path, f"the {split} transcripts of MLS {language}"):
+        number, what = 0, f"the {split} transcripts of MLS {language}"
+        for number, line in read_lines(path, what):
             id, _, text = line.partition("\t")
             parts = id.split("_")
             if len(parts) != 3 or not all(part.isdecimal() for part in parts) or not text.strip():
@@ -79,6 +80,8 @@ def read(root: Path, *, language: str = "", limited: str = "") -> Reading:
                     "book": book,
                 }
             )
+        if not number:
+            refuse_empty(path, what)
     return Reading(root=folder, rows=rows, expected=_expected(language, limited))
 
 

@@ -1,5 +1,6 @@
 """Which languages, videos and lists the multilingual readers take."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from corpus_trees import mls as mls_tree
 from corpus_trees import voxlingua107 as voxlingua_tree
 
 from wavbench.upstream.corpora import mls, voxlingua107
+from wavbench.upstream.corpus import load_corpus
 from wavbench.upstream.errors import UserError
 
 
@@ -103,3 +105,12 @@ def test_the_parts_may_lie_in_folders_of_their_own_and_ids_stay(tmp_path: Path) 
     assert [row["id"] for row in rows] == before
     assert all((root / row["audio"]).is_file() for row in rows)
     assert len(voxlingua107.LANGUAGES) == 107
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00\xff\xfe\x80"])
+@pytest.mark.parametrize("name", ["mls", "fleurs", "common_language"])
+def test_a_list_that_is_empty_or_no_text_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    tree = importlib.import_module(f"corpus_trees.{name}").build(tmp_path)
+    tree.index.write_bytes(content)
+    with pytest.raises(UserError, match="is empty|is not utf"):
+        load_corpus(name).read(tmp_path)

@@ -27,7 +27,6 @@ SPLITS = {
     "train": "train", "training": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev",
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
-DEPTH = 4  # folders below a class in which audio is looked for before a folder counts as another thing
 SHARE = 0.1  # of dev, and of test, where no folders say the splits
 FEWEST = 3  # speakers, or files of a class, that can be parted
 
@@ -50,14 +49,16 @@ def read(root: Path, *, column: str = "label", speaker: str = "", language: str 
         language: BCP 47 tag of all files.
     """
     _check(column, speaker, language)
-    marks = [
-        f"*/{'*/' * depth}*{suffix}"
-        for depth in range(DEPTH)
-        for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
-    ]
-    root = find_root(root, corpus, *marks)
+    root = find_root(root, corpus, "*/*")
     folders = [name for name in _folders(root) if name.lower() in SPLITS]
     paths = list(_files(root, folders or _folders(root)))
+    if not paths:
+        raise UserError(
+            "there is no audio in folders of classes",
+            where=root,
+            why=f"no {', '.join(SUFFIXES)} below {', '.join(_folders(root)[:12])}",
+            remedy="give the folder that holds a folder for every class",
+        )
     notes = []
     if folders and (others := [name for name in _folders(root) if name not in folders]):
         notes.append(f"folders beside those of the splits were left out: {', '.join(others)}")

@@ -65,7 +65,7 @@ def read(
     Args:
         root: a data folder, or a folder of them.
         train, dev, test: names of the data folders of each split, several with commas between; where none is given,
-            folders whose name has train, dev, valid, test or eval in it.
+            folders whose name has train, dev, valid, test or eval as a word.
         split: of a single data folder, where its name does not tell.
         base: folder that relative paths start from; the data folder and the four above it are tried where empty.
         language: BCP 47 tag of all utterances; utt2lang counts where empty.

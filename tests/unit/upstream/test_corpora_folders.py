@@ -63,6 +63,13 @@ def test_one_name_in_two_formats_keeps_both(tmp_path: Path) -> None:
     assert [row["id"] for row in folders.read(tmp_path).rows] == ["a/one.flac", "a/one.wav"]
 
 
+def test_folders_without_audio_are_named(tmp_path: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "calm/notes.txt").write_text("no audio\n")
+    with pytest.raises(UserError, match="no audio in folders of classes"):
+        folders.read(tmp_path)
+
+
 def test_hidden_files_and_folders_are_left_alone(sounds: Path) -> None:
     write_audio(sounds / ".cache/a.wav")
     (sounds / "calm/._s1_take.wav").write_bytes(b"\x00\x05\x16\x07")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from wavbench.upstream.corpus import Corpus, Reading, find_root
+from wavbench.upstream.corpus import Corpus, Reading, find_root, split_of_name
 from wavbench.upstream.errors import UserError, closest
 
 corpus = Corpus(
@@ -31,10 +31,6 @@ USUAL = {
     "emotion": ("emotion",),
     "translation": (),
 }
-SPLITS = {
-    "train": "train", "training": "train", "validation": "dev", "valid": "dev", "val": "dev", "dev": "dev",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 SAVED = ("dataset_dict.json", "state.json")
 PARQUET = ("*.parquet", "*/*.parquet", "*/*/*.parquet")
 SAFE = 4  # first version of the library that refuses scripts
@@ -102,7 +98,7 @@ def read(
     skipped: list[str] = []
     linked = False
     for part in parts:
-        split = split_of(part.name)
+        split = split_of_name(part.name)
         if not split:
             skipped.append(part.name)
             continue
@@ -123,11 +119,6 @@ def read(
         raise UserError("some rows hold their audio and some only paths", where=root, remedy="save it with all audio")
     notes = (f"splits that are left out: {', '.join(skipped)}",) if skipped else ()
     return Reading(root=root if linked else into.parent, rows=rows, notes=notes)
-
-
-def split_of(name: str) -> str:
-    """The split of the manifest for one of a data set: dev for validation.clean, "" for Common Voice's validated."""
-    return SPLITS.get(re.split(r"[^a-z]", name.lower(), maxsplit=1)[0], "")
 
 
 def suffix_of(content: bytes, path: str) -> str:
@@ -238,7 +229,7 @@ def _parquet(root: Path, name: str) -> list[Part]:
     paths = sorted({path for mark in PARQUET for path in root.glob(mark)})
     configurations: dict[str, list[Path]] = {}
     for path in paths:
-        folders = [part for part in path.relative_to(root).parts[:-1] if not split_of(part) and part != "data"]
+        folders = [part for part in path.relative_to(root).parts[:-1] if not split_of_name(part) and part != "data"]
         configurations.setdefault("/".join(folders), []).append(path)
     if name or len(configurations) > 1:
         if name not in configurations:
@@ -251,7 +242,7 @@ def _parquet(root: Path, name: str) -> list[Part]:
         paths = configurations[name]
     splits: dict[str, list[Path]] = {}
     for path in paths:
-        split = path.stem if split_of(path.stem) else path.parent.name
+        split = path.stem if split_of_name(path.stem) else path.parent.name
         splits.setdefault(re.sub(r"-\d+(-of-\d+)?$", "", split), []).append(path)
     parts = []
     for split, files in splits.items():

@@ -10,6 +10,7 @@ import pytest
 from corpus_trees.hugging_face import build, flac
 
 from wavbench.upstream.corpora import hugging_face
+from wavbench.upstream.corpus import split_of_name
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.importing import import_corpus
 
@@ -25,7 +26,7 @@ def write(path: Path, **columns: list) -> Path:
     [("train.clean.100", "train"), ("validation", "dev"), ("test_other", "test"), ("validated", ""), ("other", "")],
 )
 def test_splits_of_the_hub_are_splits_of_the_manifest(name: str, split: str) -> None:
-    assert hugging_face.split_of(name) == split
+    assert split_of_name(name) == split
 
 
 @pytest.mark.parametrize(

@@ -112,5 +112,5 @@ def test_the_parts_may_lie_in_folders_of_their_own_and_ids_stay(tmp_path: Path) 
 def test_a_list_that_is_empty_or_no_text_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     tree = importlib.import_module(f"corpus_trees.{name}").build(tmp_path)
     tree.index.write_bytes(content)
-    with pytest.raises(UserError, match="is empty|is not utf"):
+    with pytest.raises(UserError, match=r"is empty|is not utf"):
         load_corpus(name).read(tmp_path)

@@ -31,8 +31,8 @@ FOUR = {"ang": "angry", "hap": "happy", "exc": "happy", "sad": "sad", "neu": "ne
 SESSIONS = {"1": "train", "2": "train", "3": "train", "4": "dev", "5": "test"}
 COUNTS = {"4": {"train": 3_259, "dev": 1_031, "test": 1_241}, "all": {"all": 10_039}}  # 1,085 + 1,023 + 1,151 to train
 
-_LABEL = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(Ses0[1-5][FM]_\w+)\t(\w{3})\t\[(.+)\]$")
-_UTTERANCE = re.compile(r"Ses0([1-5])[FM]_((?:impro|script)\w+)_([FM])\w*\d$")
+_LABEL = re.compile(r"\[[\d.]+ - [\d.]+\]\t(Ses0[1-5][FM]_\w+)\t(\w{3})\t\[.+\]$")
+_UTTERANCE = re.compile(r"Ses0([1-5])[FM]_((?:impro|script)\w+)_([FM])\w*$")
 _SAID = re.compile(r"(Ses0[1-5]\w+) \[[\d.]+-[\d.]+\]: ?(.*)")
 
 
@@ -64,10 +64,10 @@ def _session(root: Path, session: str, split: str, labels: dict[str, str]) -> li
             if not line.startswith("["):
                 continue  # the header, and below each label what every annotator chose
             found = _LABEL.match(line.rstrip())
-            utterance = found and _UTTERANCE.match(found[3])
-            if not found or not utterance or utterance[1] != session or found[4] not in LABELS:
+            utterance = found and _UTTERANCE.match(found[1])
+            if not found or not utterance or utterance[1] != session or found[2] not in LABELS:
                 refuse_row(path, number, f"{line[:80]!r} is no time, utterance, label and ratings")
-            id, label = found[3], found[4]
+            id, label = found.groups()
             if label in labels:
                 rows.append(
                     {

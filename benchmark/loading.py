@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
 from wavbench.upstream.errors import UserError
 
 
@@ -15,8 +16,20 @@ class Options(Protocol):
     language: str  # of adapters (MMS)
 
 
-def load_upstream(name: str, options: Options | None = None, *, device: str = "cpu", precision: str = "fp32"):
+def load_upstream(
+    name: str,
+    options: Options | None = None,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    checkpoints: str = "",
+):
     """An upstream by name; says what was left out of its checkpoint.
+
+    A name of configs/upstream stands for the official checkpoint, as a preset alone has no weights.
+
+    Args:
+        checkpoints: folder that is looked into for official checkpoints; the Hub where empty.
 
     Raises:
         UserError: an unknown name, option or device.
@@ -27,10 +40,32 @@ def load_upstream(name: str, options: Options | None = None, *, device: str = "c
     if options is not None:
         given = {key: getattr(options, key) or None for key in ("weights", "revision", "language")}
         given["seed"] = check_seed("seed", options.seed)
-    upstream = load(name, device=place, precision=precision, **given)
+    baseline = None if given.get("weights") else find_baseline(name)
+    if baseline is None:
+        upstream = load(name, device=place, precision=precision, **given)
+    else:
+        source, revision = place_of(name, baseline, checkpoints)
+        if given.get("revision") and revision is None:
+            raise UserError(f"{name} is read from {source}, which has no revisions", remedy="leave revision= out")
+        given["revision"] = given.get("revision") or revision
+        upstream = load(source, device=place, precision=precision, **given)
+        upstream.name, upstream.pretraining = name, baseline.pretraining
+        _say_differences(name, baseline, upstream)
     for remark in upstream.remarks():
         print(f"note: {remark}")
     return upstream
+
+
+def _say_differences(name: str, baseline: Baseline, upstream) -> None:
+    """Where a checkpoint is not what its description says."""
+    if upstream.num_parameters != baseline.parameters:
+        print(f"note: {name} has {upstream.num_parameters:,} parameters where {baseline.parameters:,} are published")
+    spectra = "spectra" in baseline.normalisation
+    if not spectra and baseline.normalisation not in upstream.normalisation:
+        print(
+            f"note: {name} normalises waveforms with {upstream.normalisation!r}, as its folder says; "
+            f"its authors trained it with {baseline.normalisation!r}"
+        )
 
 
 def check_device(device: str):

@@ -17,8 +17,8 @@ from wavbench.benchmark.stats import interval
 from wavbench.downstream.metrics import METRICS
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import Result, check_labels, probe, quick, statistics_of, trials_of, usable_rows
-from wavbench.downstream.spec import Budget, Task, load_task
-from wavbench.downstream.splits import splits_of
+from wavbench.downstream.spec import Budget, Protocol, Task, find_protocol, load_task
+from wavbench.downstream.splits import fold_column, splits_of
 from wavbench.downstream.trials import read_trials, write_trials
 from wavbench.upstream.audio_index import audio_hashes
 from wavbench.upstream.catalog import Upstream
@@ -27,7 +27,6 @@ from wavbench.upstream.extract import extract, fingerprint_of, store_path
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.store import Fingerprint, Store
 
-PROTOCOL, PROTOCOL_VERSION = "clean", 1  # learning rate and moment chosen on dev, test looked at once
 ALL = "all"  # the mix and every layer
 OPTIONAL = ("speaker", "start", "end")  # columns beyond a task's own that a result depends on
 TEXT_COLUMNS = ("reference", "hypothesis")  # of a scores table; these go to the predictions file
@@ -43,6 +42,7 @@ class Cell:
         seed: of head, batches and drawn trials.
         budget_share: share of the task's updates, 1 for results that are to be compared.
         trials: a verification trials file, drawn where None.
+        protocol: "clean" or "superb".
         keep_frames: extract frames even where the task pools, because another cell will need them.
     """
 
@@ -51,6 +51,7 @@ class Cell:
     seed: int = 0
     budget_share: float = 1.0
     trials: Path | None = None
+    protocol: str = "clean"
     keep_frames: bool = False
 
 
@@ -81,6 +82,7 @@ class _Plan:
 
     cell: Cell
     task: Task
+    protocol: Protocol
     budget: Budget
     upstream: Upstream
     manifest: Manifest
@@ -99,7 +101,7 @@ class _Plan:
                 "task": self.cell.task,
                 "corpus": self.corpus_hash,
                 "features": self.fingerprint.hash(),
-                "protocol": [PROTOCOL, PROTOCOL_VERSION],
+                "protocol": [self.protocol.name, self.protocol.version],
                 "adaptation": "frozen",
                 "head": self.task.head,
                 "layers": choice,
@@ -132,19 +134,21 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
     """Resolve a cell; raises a UserError for whatever is wrong with it before any work is done."""
     task = load_task(cell.task)
     manifest.need(task.needs)
-    budget = task.budget if cell.budget_share == 1 else quick(task.budget, cell.budget_share)
+    protocol = find_protocol(cell.protocol)
+    budget = task.budget_of(protocol)
+    budget = budget if cell.budget_share == 1 else quick(budget, cell.budget_share)
     if cell.trials is not None and task.objective != "Verify":
         raise UserError(f"task {cell.task} takes no trials", remedy="leave trials= out")
     trials = read_trials(cell.trials) if cell.trials is not None else None
     pooled = statistics_of(task) is not None
     fingerprint = fingerprint_of(upstream, None, pooled, "float16")
-    splits_of(_with_targets(manifest, task), task)
+    splits_of(_with_targets(manifest, task), task, protocol)
     folder = store_path(paths.stores, manifest, upstream, fingerprint).parent
     hashes = audio_hashes(manifest, folder / "audio.json")
     columns = dict.fromkeys(["id", "split", *task.needs, *OPTIONAL])
     corpus_hash = key_of({"columns": manifest.hash(columns), "audio": hashes})
     choices = layer_choices(cell.layers, upstream.num_states)
-    return _Plan(cell, task, budget, upstream, manifest, fingerprint, trials, corpus_hash, choices)
+    return _Plan(cell, task, protocol, budget, upstream, manifest, fingerprint, trials, corpus_hash, choices)
 
 
 def missing(plan: _Plan, paths: Paths) -> list[str | int]:
@@ -160,7 +164,7 @@ def run_cell(plan: _Plan, paths: Paths, listener: Listener) -> list[Path]:
     """
     todo = missing(plan, paths)
     if todo:
-        check_labels(plan.task, _with_targets(plan.manifest, plan.task), plan.trials)
+        check_labels(plan.task, _with_targets(plan.manifest, plan.task), plan.trials, plan.protocol)
         store = store_for(plan, paths, listener)
         table = usable_rows(plan.manifest, plan.task, store)
         if plan.task.objective == "Verify" and plan.trials is None:
@@ -175,6 +179,7 @@ def run_cell(plan: _Plan, paths: Paths, listener: Listener) -> list[Path]:
             seed=plan.cell.seed,
             budget=plan.budget,
             trials=plan.trials,
+            protocol=plan.protocol,
             progress=lambda done, total: listener.progress(f"training {name}", done, total),
         )
         seconds = (time.monotonic() - clock) / len(results)
@@ -219,7 +224,7 @@ def _with_targets(manifest: Manifest, task: Task) -> pd.DataFrame:
 
 def _keep_trials(plan: _Plan, table: pd.DataFrame, store: Store) -> None:
     """Write the drawn trials beside the store, where anybody can take them for another toolkit."""
-    for split in splits_of(table, plan.task):
+    for split in splits_of(table, plan.task, plan.protocol):
         for part, trials in trials_of(table, split, None, plan.cell.seed).items():
             write_trials(trials, store.path / f"trials-{part}-{plan.cell.seed}.csv")
 
@@ -235,13 +240,13 @@ def _write(plan, paths, store: Store, table: pd.DataFrame, result: Result, start
         corpus=plan.manifest.name,
         corpus_hash=plan.corpus_hash,
         synthetic=is_synthetic(plan.manifest),
-        split=f"leave one {plan.task.splits_separate} out" if folds else "test",
+        split=f"leave one {fold_column(table, plan.task)} out" if folds else "test",
         upstream=Path(plan.upstream.name).name if Path(plan.upstream.name).exists() else plan.upstream.name,
         checkpoint=plan.upstream.checkpoint,
         checkpoint_hash=plan.upstream.weights_hash,
         store_fingerprint=store.fingerprint.hash(),
-        protocol=PROTOCOL,
-        protocol_version=PROTOCOL_VERSION,
+        protocol=plan.protocol.name,
+        protocol_version=plan.protocol.version,
         adaptation="frozen",
         head=plan.task.head,
         layers=result.layers,

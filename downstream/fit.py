@@ -140,6 +140,7 @@ def fit(
     higher_is_better: bool,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    falls: bool = True,
 ) -> Fit:
     """Train every head of a stack.
 
@@ -154,6 +155,7 @@ def fit(
         higher_is_better: the metric's direction.
         seed: of the order of batches.
         progress: called with (updates done, updates).
+        falls: whether learning rates fall over the second half.
     """
     parts, first = [], 0
     for parameters in model.head_parameters():
@@ -170,7 +172,7 @@ def fit(
         states, lengths = batches.take(rows)
         objective.train_loss(model, states, rows, lengths, random).sum().backward()
         for _, optimiser in parts:
-            optimiser.step(decay(update, budget.updates))
+            optimiser.step(decay(update, budget.updates) if falls else 1.0)
         if update % budget.evaluate_every == 0 or update == budget.updates:
             value, loss = _evaluate(model, objective, batches, dev)
             value = np.where(np.isfinite(value), sign * value, -np.inf)

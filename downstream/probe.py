@@ -14,7 +14,7 @@ from wavbench.downstream.batches import FrameBatches, PooledBatches
 from wavbench.downstream.fit import Fit, HeadStack, decode_rows, fit
 from wavbench.downstream.metrics import METRICS, secondary
 from wavbench.downstream.mix import MIX
-from wavbench.downstream.spec import Budget, Task
+from wavbench.downstream.spec import CLEAN, Budget, Protocol, Task
 from wavbench.downstream.splits import Split, shared, splits_of
 from wavbench.downstream.trials import draw_trials
 from wavbench.upstream.errors import UserError
@@ -75,7 +75,9 @@ def usable_rows(manifest: Manifest, task: Task, store: Store) -> pd.DataFrame:
     return table[stored].reset_index(drop=True)
 
 
-def check_labels(task: Task, table: pd.DataFrame, trials: pd.DataFrame | None = None) -> None:
+def check_labels(
+    task: Task, table: pd.DataFrame, trials: pd.DataFrame | None = None, protocol: Protocol = CLEAN
+) -> None:
     """Find labels that no head could be trained or tested on before hours go into features.
 
     Args:
@@ -88,7 +90,7 @@ def check_labels(task: Task, table: pd.DataFrame, trials: pd.DataFrame | None = 
     make = getattr(objectives, task.objective)
     targets = [task.target(row) for row in table.to_dict("records")]
     nothing = () if make.statistics is not None else ([0] * len(table), 1.0)  # frames of each row, their rate
-    for split in splits_of(table, task):
+    for split in splits_of(table, task, protocol):
         objective = make(targets, split.train, *nothing)
         objective.check(split.dev, "dev")
         objective.check(split.test, "test")
@@ -132,7 +134,7 @@ def probe(
     seed: int = 0,
     budget: Budget | None = None,
     trials: pd.DataFrame | None = None,
-    standardise: bool = True,
+    protocol: Protocol = CLEAN,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
     """Train and test one head per layer choice, all of them and all learning rates as one stack.
@@ -145,14 +147,14 @@ def probe(
         seed: of initial weights, batches and drawn trials.
         budget: the task's own where None.
         trials: verification trials of the test split, drawn where None.
-        standardise: whether features are shifted and scaled by train statistics.
+        protocol: how features, learning rates and dev are chosen.
         progress: called with (updates done, updates) over all folds.
 
     Raises:
         UserError: an empty split, a class of test unseen in train, a store that the head cannot use.
     """
-    budget = budget or task.budget
-    splits = splits_of(table, task)
+    budget = budget or task.budget_of(protocol)
+    splits = splits_of(table, task, protocol)
     single = [choice for choice in choices if choice != MIX]
     layers = list(store.layers) if MIX in choices else sorted(set(single))
     choices = sorted(choices, key=lambda choice: choice != MIX)  # a stack has its mixes first
@@ -166,7 +168,7 @@ def probe(
             if progress:
                 progress(number * updates + done, len(splits) * updates)
 
-        folds.append(_fold(task, store, table, split, layers, stack, seed, budget, trials, standardise, step))
+        folds.append(_fold(task, store, table, split, layers, stack, seed, budget, trials, protocol, step))
     results = []
     for k, choice in enumerate(choices):
         own = [head for head, (c, _) in enumerate(stack) if c == choice]
@@ -198,15 +200,15 @@ def probe(
     return results
 
 
-def _fold(task, store, table, split, layers, stack, seed, budget, given, standardise, step):
+def _fold(task, store, table, split, layers, stack, seed, budget, given, protocol, step):
     """One split: train the stack, choose on dev, decode test with the chosen heads only."""
     make, ids = getattr(objectives, task.objective), table["id"].tolist()
     targets = [task.target(row) for row in table.to_dict("records")]
     if make.statistics is None:
-        batches = FrameBatches(store, ids, layers, split.train, standardise)
+        batches = FrameBatches(store, ids, layers, split.train, protocol.standardise)
         objective = make(targets, split.train, batches.lengths, store.frame_rate)
     else:
-        batches = PooledBatches(store, ids, layers, make.statistics, split.train, standardise)
+        batches = PooledBatches(store, ids, layers, make.statistics, split.train, protocol.standardise)
         objective = make(targets, split.train)
     dev, test = split.dev, split.test
     if task.objective == "Verify":
@@ -229,7 +231,7 @@ def _fold(task, store, table, split, layers, stack, seed, budget, given, standar
         )
     sign = task.metric.higher_is_better
     rates = [rate for _, rate in stack]
-    done = fit(model, objective, batches, split.train, dev, rates, budget, sign, seed, step)
+    done = fit(model, objective, batches, split.train, dev, rates, budget, sign, seed, step, protocol.decay)
     order = done.dev if sign else -done.dev
     choices = list(dict.fromkeys(choice for choice, _ in stack))
     best = [max((h for h, (c, _) in enumerate(stack) if c == choice), key=lambda h: order[h]) for choice in choices]

@@ -49,6 +49,49 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What is the same for all tasks of a way to measure.
+
+    Args:
+        name: as in the records.
+        version: another number is another protocol.
+        standardise: whether features are shifted and scaled by statistics of train.
+        decay: whether learning rates fall over the second half of the updates.
+    """
+
+    name: str
+    version: int
+    standardise: bool
+    decay: bool
+
+
+PROTOCOLS = {
+    # learning rate and moment chosen on speaker-disjoint dev data, test looked at once
+    "clean": Protocol(name="clean", version=1, standardise=True, decay=True),
+    # SUPERB's own choices: budgets, constant learning rates, features as they are, dev where its recipe takes it from
+    "superb": Protocol(name="superb", version=1, standardise=False, decay=False),
+}
+CLEAN = PROTOCOLS["clean"]
+
+
+# SUPERB tunes nothing but the learning rate: "five different ones", "from 1.0e-1 to 1.0e-7 with log scale"
+SUPERB_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Superb:
+    """A task's recipe in SUPERB.
+
+    Args:
+        budget: its updates, batch size and learning rates.
+        dev_share: share of the training rows that are drawn as dev, whoever speaks in them; 0 for the corpus' dev.
+    """
+
+    budget: Budget
+    dev_share: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One task.
 
@@ -63,6 +106,7 @@ class Task:
         metric: what is reported.
         budget: of the `clean` protocol.
         source: where the recipe comes from.
+        superb: SUPERB's recipe, where its head is this task's head; None where the protocol cannot be copied.
     """
 
     title: str
@@ -75,6 +119,34 @@ class Task:
     metric: Metric
     budget: Budget
     source: str
+    superb: Superb | None = None
+
+    def budget_of(self, protocol: Protocol) -> Budget:
+        """How long heads train under a protocol.
+
+        Raises:
+            UserError: the task has no recipe of that protocol.
+        """
+        if protocol.name != "superb":
+            return self.budget
+        if self.superb is None:
+            raise UserError(
+                f"{self.title} has no protocol superb",
+                why=f"SUPERB's head for it is another one than {self.head}",
+                remedy="protocol=clean",
+            )
+        return self.superb.budget
+
+
+def find_protocol(name: str) -> Protocol:
+    """A protocol by name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"there is no protocol {name!r}", remedy=closest(name, list(PROTOCOLS)))
+    return PROTOCOLS[name]
 
 
 def task_names() -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from wavbench.downstream.spec import Task
+from wavbench.downstream.spec import CLEAN, Protocol, Task
 from wavbench.upstream.errors import UserError
 
 FEW = 10  # at most so many speakers in a corpus: leave each out in turn
@@ -17,7 +17,7 @@ class Split:
     """Rows of the manifest, by part; `test` is looked at once.
 
     Args:
-        name: "" for the corpus' own split, else the speaker left out.
+        name: "" for the corpus' own split, else the speaker or session left out.
     """
 
     name: str
@@ -26,29 +26,33 @@ class Split:
     test: Int[np.ndarray, " test"]
 
 
-def splits_of(table: pd.DataFrame, task: Task) -> list[Split]:
-    """The corpus' own split, or one fold per speaker with the next speaker as dev.
+def splits_of(table: pd.DataFrame, task: Task, protocol: Protocol = CLEAN) -> list[Split]:
+    """The corpus' own split, or one fold per session or speaker with the next one as dev.
 
     Args:
         table: usable rows of the manifest, indexed 0 .. n-1.
+        protocol: SUPERB's draws dev from the training rows of some tasks.
 
     Raises:
         UserError: a part is empty, or folds leave a part without rows.
     """
-    separate = task.splits_separate
-    if task.folds and separate in table and not (table[separate] == "").any():
-        groups = sorted(table[separate].unique())
-        if 3 <= len(groups) <= FEW:
-            column = table[separate].to_numpy()
-            return [
+    share = task.superb.dev_share if protocol.name == "superb" and task.superb else 0.0
+    left = fold_column(table, task)
+    if left:
+        column = table[left].to_numpy()
+        groups = sorted(table[left].unique())
+        return [
+            _with_drawn_dev(
                 Split(
                     str(left_out),
                     train=np.flatnonzero((column != left_out) & (column != groups[(k + 1) % len(groups)])),
                     dev=np.flatnonzero(column == groups[(k + 1) % len(groups)]),
                     test=np.flatnonzero(column == left_out),
-                )
-                for k, left_out in enumerate(groups)
-            ]
+                ),
+                share,
+            )
+            for k, left_out in enumerate(groups)
+        ]
     parts = {name: np.flatnonzero((table["split"] == name).to_numpy()) for name in ("train", "dev", "test")}
     for name, rows in parts.items():
         if not len(rows):
@@ -58,7 +62,26 @@ def splits_of(table: pd.DataFrame, task: Task) -> list[Split]:
                 why=f"usable rows: {counts}",
                 remedy=f"give rows split={name}; rows without {' and '.join(task.needs)} are left out",
             )
-    return [Split("", **parts)]
+    return [_with_drawn_dev(Split("", **parts), share)]
+
+
+def fold_column(table: pd.DataFrame, task: Task) -> str:
+    """What is left out in turn where a corpus is small: sessions where it has them, else speakers; "" for neither."""
+    if not task.folds:
+        return ""
+    for column in ("session", task.splits_separate):
+        if column in table and not (table[column] == "").any() and 3 <= table[column].nunique() <= FEW:
+            return column
+    return ""
+
+
+def _with_drawn_dev(split: Split, share: float) -> Split:
+    """SUPERB's emotion recipe: dev is drawn by utterance from all that is not test; train has its speakers, too."""
+    if not share:
+        return split
+    rows = np.random.default_rng(0).permutation(np.sort(np.concatenate([split.train, split.dev])))
+    drawn = int(len(rows) * share)
+    return Split(split.name, train=np.sort(rows[drawn:]), dev=np.sort(rows[:drawn]), test=split.test)
 
 
 def shared(table: pd.DataFrame, split: Split, column: str) -> int:

@@ -68,6 +68,7 @@ class Upstream:
         self.left_out, self.notes, self.folder = left_out, notes, folder
         self.precision = "fp32"
         self.set_precision(precision)
+        self.pretraining: tuple[str, ...] = ()  # corpora that the weights have heard, where that is known
         self.language: str | None = None  # whose adapters are in the model, where they were exchanged
         self.num_states: int = model.num_states
         self.dim: int = model.dim

@@ -1,0 +1,1 @@
+"""One file per checkpoint on the board."""

@@ -63,27 +63,27 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"wavbench {__version__}")
         return 0
-    from wavbench.benchmark import commands, config, corpora
+    from wavbench.benchmark import commands, config, corpora, schemas
 
     table: dict[str, tuple[type, tuple[str, ...], Callable[[object], int]]] = {
-        "extract": (config.Extract, (), commands.extract),
-        "run": (config.Run, (), commands.run),
-        "sweep": (config.Sweep, (), commands.sweep),
-        "demo": (config.Demo, (), commands.demo),
-        "pretrain": (config.Pretrain, (), commands.pretrain),
-        "release": (config.Release, (), commands.release),
-        "export": (config.Export, (), commands.export),
-        "speed": (config.Speed, (), commands.speed),
-        "report": (config.Report, (), commands.report),
-        "corpus list": (config.CorpusList, (), corpora.corpus_list),
-        "corpus fetch": (config.CorpusFetch, ("name", "root"), corpora.corpus_fetch),
-        "corpus import": (config.CorpusImport, ("name", "root"), corpora.corpus_import),
-        "corpus build": (config.CorpusBuild, ("name",), corpora.corpus_build),
-        "corpus check": (config.CorpusCheck, ("manifest",), corpora.corpus_check),
-        "store info": (config.StoreCommand, ("store",), commands.store_info),
-        "store verify": (config.StoreCommand, ("store",), commands.store_verify),
-        "store seal": (config.StoreCommand, ("store",), commands.store_seal),
-        "doctor": (config.Doctor, (), commands.doctor),
+        "extract": (schemas.Extract, (), commands.extract),
+        "run": (schemas.Run, (), commands.run),
+        "sweep": (schemas.Sweep, (), commands.sweep),
+        "demo": (schemas.Demo, (), commands.demo),
+        "pretrain": (schemas.Pretrain, (), commands.pretrain),
+        "release": (schemas.Release, (), commands.release),
+        "export": (schemas.Export, (), commands.export),
+        "speed": (schemas.Speed, (), commands.speed),
+        "report": (schemas.Report, (), commands.report),
+        "corpus list": (schemas.CorpusList, (), corpora.corpus_list),
+        "corpus fetch": (schemas.CorpusFetch, ("name", "root"), corpora.corpus_fetch),
+        "corpus import": (schemas.CorpusImport, ("name", "root"), corpora.corpus_import),
+        "corpus build": (schemas.CorpusBuild, ("name",), corpora.corpus_build),
+        "corpus check": (schemas.CorpusCheck, ("manifest",), corpora.corpus_check),
+        "store info": (schemas.StoreCommand, ("store",), commands.store_info),
+        "store verify": (schemas.StoreCommand, ("store",), commands.store_verify),
+        "store seal": (schemas.StoreCommand, ("store",), commands.store_seal),
+        "doctor": (schemas.Doctor, (), commands.doctor),
     }
     words = 2 if arguments[0] in ("corpus", "store") else 1
     name = " ".join(arguments[:words])

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wavbench.benchmark import config as schemas
+from wavbench.benchmark import config as configuration
+from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display, duration
 from wavbench.benchmark.loading import check_seed, load_upstream
 from wavbench.upstream.errors import UserError
@@ -205,7 +206,7 @@ def demo(config: schemas.Demo) -> int:
         )
     print(f"corpus: {path}")
     words = ["experiment=demo", f"corpora={path.parent}", f"results={config.results}", f"stores={config.stores}"]
-    code = sweep(schemas.compose(schemas.Sweep, [*words, f"workers={config.workers}"]))
+    code = sweep(configuration.compose(schemas.Sweep, [*words, f"workers={config.workers}"]))
     if code == 0:
         code = report(schemas.Report(results=config.results))
     return code

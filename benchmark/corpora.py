@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from pathlib import Path
 
-from wavbench.benchmark import config as schemas
+from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
 from wavbench.upstream.errors import UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavbench.benchmark import config as schemas
+from wavbench.benchmark import config, schemas
 from wavbench.benchmark.display import Display
 from wavbench.upstream.errors import UserError
 
@@ -24,7 +24,7 @@ def compose(arguments: list[str]) -> schemas.Pretrain:
     """
     words = dict(word.split("=", 1) for word in arguments if "=" in word)
     name = words.get("objective", "")
-    recipe = schemas.read_yaml(words.get("preset", schemas.Pretrain.preset), "pretrain")
+    recipe = config.read_yaml(words.get("preset", schemas.Pretrain.preset), "pretrain")
     sections = [key for key in recipe if key in _objectives() and not hasattr(recipe[key], "keys")]
     if sections:
         raise UserError(
@@ -33,7 +33,7 @@ def compose(arguments: list[str]) -> schemas.Pretrain:
             remedy="write its keys below it, indented, or leave it out",
         )
     own = {key: value for key, value in recipe.items() if key not in _objectives()}
-    return schemas.compose(schema(name), arguments, recipe={**own, **recipe.get(name, {})} if name else None)
+    return config.compose(schema(name), arguments, recipe={**own, **recipe.get(name, {})} if name else None)
 
 
 def schema(objective: str) -> type:

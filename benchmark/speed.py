@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavbench.benchmark import config as schemas
+from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.loading import load_upstream
 from wavbench.benchmark.peers import PEERS, Given, NoPeer, Peer, open_peer, said_by

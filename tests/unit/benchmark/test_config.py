@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from wavbench.benchmark import cli
-from wavbench.benchmark.config import Extract, Run, Sweep, compose
+from wavbench.benchmark.config import compose
+from wavbench.benchmark.schemas import Extract, Run, Sweep
 from wavbench.upstream.errors import UserError
 
 RUN = ["task=er", "upstream=fbank", "manifest=m.csv"]

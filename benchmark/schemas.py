@@ -1,0 +1,240 @@
+"""The typed schema of every command: what keys it has, of which type, with which values where none is given."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Extract:
+    """Dump layer-wise features of a corpus to a store."""
+
+    upstream: str = "???"  # preset, folder, .safetensors or .pt file, or hub id
+    manifest: str = "???"  # .csv, .jsonl or .parquet
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
+    weights: str = ""  # "random" for a random twin
+    seed: int = 0  # of random weights
+    revision: str = ""  # of a hub id
+    language: str = ""  # whose adapters a multilingual checkpoint (MMS) is used with
+    precision: str = "fp32"  # bf16: twice as fast where the hardware has it, states differ by about a percent
+    layers: str = "all"  # or numbers: 4,8
+    pool: str = "none"  # none: frames; mean: mean and deviation over frames
+    dtype: str = "float16"  # float32, int8
+    device: str = "cpu"  # cuda, cuda:1
+    store: str = ""  # folder; under `stores` where empty
+    stores: str = "features"
+    results: str = "results"
+
+
+@dataclass
+class Run:
+    """One cell: a task on a corpus with an upstream."""
+
+    task: str = "???"
+    upstream: str = "???"
+    manifest: str = "???"
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
+    weights: str = ""
+    seed: int = 0  # of random weights
+    revision: str = ""
+    language: str = ""  # of adapters (MMS)
+    precision: str = "fp32"  # bf16
+    layers: str = "mix"  # mix, all, or numbers: 4,8
+    head_seed: int = 0  # of head, batches and drawn trials
+    budget: float = 1.0  # share of the protocol's updates
+    trials: str = ""  # verification trials; drawn where empty
+    device: str = "cpu"
+    stores: str = "features"
+    results: str = "results"
+
+
+@dataclass
+class SweepUpstream:
+    """One upstream of a sweep."""
+
+    name: str = "???"
+    weights: str = ""
+    seed: int = 0
+    revision: str = ""
+    language: str = ""
+    precision: str = "fp32"
+
+
+@dataclass
+class SweepCell:
+    """One task of a sweep, run with every upstream."""
+
+    task: str = "???"
+    manifest: str = "???"  # relative to `corpora`
+    layers: str = "mix"
+    budget: float = 1.0
+    trials: str = ""
+
+
+@dataclass
+class Sweep:
+    """Many cells: every upstream x every task x every seed of an experiment."""
+
+    experiment: str = "???"  # a file of configs/experiment, or a .yaml file
+    corpora: str = "."  # folder that the cells' manifests lie in
+    upstreams: list[SweepUpstream] = field(default_factory=list)
+    cells: list[SweepCell] = field(default_factory=list)
+    head_seeds: list[int] = field(default_factory=lambda: [0])
+    device: str = "cpu"
+    workers: int = 1  # processes on this machine
+    stores: str = "features"
+    results: str = "results"
+
+
+@dataclass
+class Demo:
+    """Every task on the built-in corpus, then the page."""
+
+    corpus: str = "demo/synthetic"
+    stores: str = "demo/features"
+    results: str = "demo/results"
+    workers: int = 2
+
+
+@dataclass
+class Pretrain:
+    """Train an upstream on speech without labels; the same command goes on where a run was stopped."""
+
+    objective: str = "???"  # wav2vec2, hubert
+    manifest: str = "???"  # one or several, with commas between
+    root: str = ""  # folder that their `audio` is relative to; each manifest's own where empty
+    preset: str = "tiny"  # a recipe of configs/pretrain, or a .yaml file
+    out: str = ""  # folder of the run; pretrained/OBJECTIVE_PRESET where empty
+    init: str = ""  # preset, folder or file of a trained encoder of the same shape to begin with
+    decoded: str = ""  # folder for decoded audio, which runs may share; beside the run where empty
+    units: str = ""  # hubert: a unit file; made from units_from, or from MFCC, where empty
+    units_from: str = ""  # hubert: a folder or checkpoint whose states are clustered
+    units_layer: int = 6  # of units_from
+    clusters: int = 100  # hubert: units
+    dropout: float = 0.0  # of attention's and feed-forward's outputs
+    attention_dropout: float = 0.0
+    inner_dropout: float = 0.0  # between the linear layers of feed-forward
+    projection_dropout: float = 0.0  # of the frames that the transformer begins with
+    layerdrop: float = 0.0  # share of blocks skipped
+    probe_manifest: str = ""  # corpus with phones and phone_ends for the phones probe
+    probe_utterances: int = 300  # of it that are used
+    workers: int = 1  # processes that make batches
+    device: str = "cpu"
+    devices: int = 1  # processes per node
+    nodes: int = 1
+    threads: int = 0  # per process; 0 leaves it to torch
+    audio_on_device: bool = False  # keep all decoded audio in the device's memory
+    stores: str = "features"  # for the states that are clustered
+    results: str = "results"
+
+
+@dataclass
+class Release:
+    """A finished training to an fp16 checkpoint with its model card and curves."""
+
+    run: str = "???"  # folder of `wavbench pretrain`
+    name: str = "???"  # preset that the checkpoint is for
+    licence: str = "???"  # of the weights, one line
+    notes: str = ""  # a paragraph for the card
+    out: str = "upstream/weights"
+
+
+@dataclass
+class Export:
+    """An upstream to a folder that transformers opens, with a model card."""
+
+    upstream: str = "???"  # preset, folder, file or hub id
+    to: str = "???"  # hf:FOLDER; the folder must be new or empty
+    licence: str = "unknown"  # of the weights, one line
+    weights: str = ""
+    seed: int = 0  # of random weights
+    revision: str = ""
+    language: str = ""  # of adapters (MMS)
+
+
+@dataclass
+class Speed:
+    """Forward passes of wavbench and of other toolkits with the same weights, side by side."""
+
+    upstream: str = "???"  # preset, folder, file or hub id, of the wav2vec 2.0 kind
+    peers: str = "transformers,torchaudio,s3prl,speechbrain"
+    weights: str = "random"  # "" for those of a checkpoint
+    seed: int = 0  # of random weights, lengths and noise
+    revision: str = ""  # of a hub id
+    language: str = ""  # of adapters (MMS)
+    manifest: str = ""  # of speech; noise of LibriSpeech-like lengths where empty
+    seconds: float = 96.0  # of audio in a round
+    rounds: int = 3
+    batches: list[int] = field(default_factory=lambda: [1, 8])  # utterances that peers get at once, padded
+    sort: bool = False  # peers get utterances by length
+    precision: str = "both"  # fp32, bf16
+    copy: bool = True  # states count once they are in the memory of the host
+    threads: int = 1
+    remark: str = ""  # a sentence for the page: what a reader ought to know of this run
+    device: str = "cpu"
+    results: str = "results"
+
+
+@dataclass
+class Report:
+    """Records to leaderboard, figures and page."""
+
+    results: str = "results"
+
+
+@dataclass
+class CorpusList:
+    """Corpora that wavbench can build or import."""
+
+
+@dataclass
+class CorpusBuild:
+    """Build a corpus."""
+
+    name: str = "???"
+    root: str = ""  # folder; corpora/NAME where empty
+    seed: int = 0
+    workers: int = 2
+
+
+@dataclass
+class CorpusCheck:
+    """Print every bad row of a manifest."""
+
+    manifest: str = "???"
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
+    mended: str = ""  # write what is left to this file
+
+
+@dataclass
+class CorpusFetch:
+    """Download a data set whose licence lets anybody do so; the same command goes on where it stopped."""
+
+    name: str = "???"
+    root: str = ""  # folder; corpora/NAME where empty
+    parts: str = ""  # some of the corpus, with commas between, or all; the parts that its task needs where empty
+    keep: bool = False  # keep the archives
+
+
+@dataclass
+class CorpusImport:
+    """A data set on disk, as its authors lay it out, to a manifest."""
+
+    name: str = "???"
+    root: str = "???"  # folder of the corpus, or its parent
+    out: str = ""  # manifest; ROOT/NAME.csv where empty
+    lexicon: str = ""  # words and their phones: fills the column `phones` from `text`
+    stress: bool = True  # keep the stress of the lexicon's vowels (AH0, AH1)
+    partial: bool = False  # import what is there of a corpus that is not complete
+
+
+@dataclass
+class StoreCommand:
+    """Work on a feature store."""
+
+    store: str = "???"
+
+
+@dataclass
+class Doctor:
+    """Versions, device, disk and what is missing."""
+
+    stores: str = "features"

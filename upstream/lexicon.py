@@ -1,20 +1,25 @@
 """Words to phones through a lexicon file: there is no guessing, words that it lacks are listed."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavbench.upstream.corpus import read_lines
+from wavbench.upstream import transcripts
+from wavbench.upstream.corpus import need_file, read_lines
 from wavbench.upstream.errors import UserError
 
-_ALTERNATIVE = re.compile(r"\(\d+\)$")  # WORD(2): a further pronunciation
+COMMENTS = (";;;", "##")  # what a line that is no word begins with
+REMARK = "#"  # a field of its own in CMUdict's newer files: what follows is a remark
+
+_ALTERNATIVE = re.compile(r"(?<=.)\(\d+\)$")  # WORD(2): a further pronunciation
 _STRESS = re.compile(r"(?<=[A-Z])[012]$")
-_NUMBER = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?")  # a probability before the phones
+_NUMBER = re.compile(r"[-+]?(\d*\.\d+|\d+\.?)([eE][-+]?\d+)|[-+]?\d*\.\d+")  # a probability before the phones
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """First pronunciation of each word, by the word in lower case."""
+    """First pronunciation of each word, by the word in lower case with one kind of apostrophe."""
 
     path: Path
     phones: dict[str, tuple[str, ...]]
@@ -23,22 +28,26 @@ class Lexicon:
         return len(self.phones)
 
     def of(self, text: str) -> tuple[list[str], list[str]]:
-        """Phones of a text, and the words that are not in the lexicon."""
+        """Phones of a text, and the words that are not in the lexicon.
+
+        Punctuation around a word counts only where the lexicon has the word with it; alone it is no word.
+        """
         phones, absent = [], []
-        for word in text.split():
-            found = self.phones.get(word.lower())
-            if found is None:
-                absent.append(word)
-            else:
+        for word in _key(text).split():
+            bare = _bare(word)
+            found = next((self.phones[form] for form in (word, _bare(word, "'"), bare) if form in self.phones), None)
+            if found:
                 phones += found
+            elif bare:
+                absent.append(bare)
         return phones, absent
 
 
 def read_lexicon(path: Path | str, *, stress: bool = True) -> Lexicon:
     """Read a lexicon: a word, blanks or a tab, its phones, one pronunciation a line.
 
-    CMUdict, LibriSpeech's lexicon and Kaldi's `lexicon.txt` and `lexiconp.txt` (a probability behind the word) are of
-    this form. Of several pronunciations the first counts, as in SUPERB.
+    CMUdict, LibriSpeech's lexicon and Kaldi's `lexicon.txt`, `lexiconp.txt` and `lexiconp_silprob.txt` (probabilities
+    with a decimal point behind the word) are of this form. Of several pronunciations the first counts, as in SUPERB.
 
     Args:
         stress: keep the digits of ARPAbet vowels (AH0); without, AH0, AH1 and AH2 are one phone.
@@ -47,11 +56,13 @@ def read_lexicon(path: Path | str, *, stress: bool = True) -> Lexicon:
         UserError: the file is missing, is no text, or a line has a word and no phones.
     """
     path, phones = Path(path), {}
-    for number, line in read_lines(path, "the lexicon"):
-        if line.startswith((";;;", "##")):
+    for number, line in read_lines(path, "the lexicon", encoding=_encoding(path)):
+        if line.startswith(COMMENTS):
             continue
         word, *sounds = line.split()
-        if sounds and _NUMBER.fullmatch(sounds[0]):
+        if REMARK in sounds:
+            sounds = sounds[: sounds.index(REMARK)]
+        while sounds and _NUMBER.fullmatch(sounds[0]):
             sounds = sounds[1:]
         if not sounds:
             raise UserError(
@@ -61,7 +72,30 @@ def read_lexicon(path: Path | str, *, stress: bool = True) -> Lexicon:
             )
         if not stress:
             sounds = [_STRESS.sub("", sound) for sound in sounds]
-        phones.setdefault(_ALTERNATIVE.sub("", word).lower(), tuple(sounds))
+        phones.setdefault(_key(_ALTERNATIVE.sub("", word)), tuple(sounds))
     if not phones:
         raise UserError("the lexicon is empty", where=path, remedy="write a word and its phones per line")
     return Lexicon(path, phones)
+
+
+def _key(text: str) -> str:
+    return transcripts.librispeech(text, "")
+
+
+def _bare(word: str, keep: str = "") -> str:
+    """A word without what is no letter, mark or number at its ends, nor one of `keep`."""
+    inside = [k for k, character in enumerate(word) if unicodedata.category(character)[0] in "LMN" or character in keep]
+    return word[inside[0] : inside[-1] + 1] if inside else ""
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, but Latin-1 for the releases of CMUdict that are in it: they are known by the first line, a comment."""
+    with open(need_file(path, "the lexicon"), "rb") as file:
+        if not file.readline().startswith(COMMENTS[0].encode()):
+            return "utf-8"
+        try:
+            for line in file:
+                line.decode()
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8"

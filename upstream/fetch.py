@@ -14,7 +14,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 1 << 18
 RESERVE = 1 << 28  # bytes of the disk that a download of unknown size leaves free
 SIDE_BY_SIDE = 8  # connections where a corpus is thousands of small files
+TOLERATED = 100  # files of many that a server may lack before it is asked for no more
+MEMORY = ".fetched.json"
 DOWNLOADS = ".downloads"  # folder under the root for what is not complete
 
 
@@ -46,6 +48,10 @@ class Listener:
 
     say: Callable[[str], None] = lambda text: None
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+class Absent(UserError):
+    """The server says that it has no such file."""
 
 
 def fetch(archives: Sequence[Archive], root: Path, listener: Listener = Listener(), *, keep: bool = False) -> None:
@@ -68,33 +74,63 @@ def fetch(archives: Sequence[Archive], root: Path, listener: Listener = Listener
         (root / DOWNLOADS).rmdir()
 
 
-def fetch_files(files: Sequence[Archive], root: Path, listener: Listener = Listener()) -> None:
+def fetch_files(
+    files: Sequence[Archive], root: Path, listener: Listener = Listener(), *, spare: Collection[str] = ()
+) -> None:
     """Download many small files side by side; those that are there already are left alone.
 
+    A file that the server does not have is named at the end, when all others are there.
+
+    Args:
+        files: what to get.
+        root: folder of the corpus.
+        listener: who is told.
+        spare: parts that the authors list and that may be absent all the same.
+
     Raises:
-        UserError: see `fetch`; the first file that cannot be had stops the rest.
+        UserError: files are absent; or see `fetch`: the first of those errors stops the rest.
     """
     todo = [file for file in files if not _target(file, root).is_file()]
     (root / DOWNLOADS).mkdir(parents=True, exist_ok=True)
-    done = len(files) - len(todo)
+    done, absent, spared = len(files) - len(todo), [], []
     with alone(root / DOWNLOADS, "fetch"), ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        futures = [pool.submit(_fetch_file, file, root) for file in todo]
+        futures = [(file, pool.submit(_fetch_file, file, root)) for file in todo]
         try:
-            for future in futures:
-                future.result()
+            for file, future in futures:
+                try:
+                    future.result()
+                except Absent:
+                    (spared if file.part in spare else absent).append(file)
+                    if len(absent) >= TOLERATED:
+                        break
                 done += 1
                 listener.progress("fetching files", done, len(files))
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
     with contextlib.suppress(OSError):
         (root / DOWNLOADS).rmdir()
+    if spared:
+        listener.say(f"the server lacks {_names(spared)}, as its authors say")
+    if absent:
+        there = sum(_target(file, root).is_file() for file in files)
+        raise UserError(
+            f"the server lacks {_names(absent)}",
+            where=absent[0].url,
+            why=f"{there:,} of {len(files):,} files are there now"
+            + ("; no more were asked for" if len(absent) >= TOLERATED else ""),
+            remedy="the same command asks for those again; `corpus import` with partial=true does without them",
+        )
+
+
+def _names(files: Sequence[Archive]) -> str:
+    shown = ", ".join(file.part for file in files[:5])
+    return f"{len(files):,} file{'s' * (len(files) > 1)} ({shown}{', ...' * (len(files) > 5)})"
 
 
 def remembered(root: Path) -> dict[str, dict]:
     """What `.fetched.json` says of each part; {} where nothing was fetched."""
     try:
-        found = json.loads((root / ".fetched.json").read_text())
+        found = json.loads((root / MEMORY).read_text())
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -102,10 +138,11 @@ def remembered(root: Path) -> dict[str, dict]:
 
 def _fetch_one(archive: Archive, root: Path, listener: Listener, keep: bool) -> None:
     known = remembered(root).get(archive.part, {})
-    if known.get("url") == archive.url and known.get("done"):
-        listener.say(f"{archive.part} is there already")
-        return
     path = root / DOWNLOADS / _file_name(archive)
+    there = is_archive(path) or _target(archive, root).is_file()
+    if known.get("url") == archive.url and known.get("done") and there:
+        listener.say(f"{archive.part} is there already (remove {root / MEMORY} to fetch it again)")
+        return
 
     def told(done: int, total: int) -> None:
         listener.progress(f"fetching {archive.part} (MB)", done // 1_000_000, max(total // 1_000_000, 1))
@@ -151,9 +188,9 @@ def _checks(archive: Archive, known: dict) -> dict[str, str]:
 
 def _remember(root: Path, archive: Archive, entry: dict) -> None:
     found = remembered(root) | {archive.part: entry}
-    temporary = root / f".fetched.json.{os.getpid()}"
+    temporary = root / f"{MEMORY}.{os.getpid()}"
     temporary.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, root / ".fetched.json")
+    os.replace(temporary, root / MEMORY)
 
 
 def download(
@@ -195,7 +232,7 @@ def download(
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as e:
             reason = str(getattr(e, "reason", "") or e or type(e).__name__)
             if isinstance(e, urllib.error.HTTPError) and e.code in (400, 401, 403, 404, 410, 451):
-                raise UserError(
+                raise (Absent if e.code in (404, 410) else UserError)(
                     f"the server refuses: {e.code} {e.reason}", where=url,
                     remedy="look at the corpus' page (`wavbench corpus list`): the file may have moved",
                 ) from None  # fmt: skip

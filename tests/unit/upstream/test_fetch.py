@@ -296,7 +296,52 @@ def test_many_small_files_go_to_their_folder_and_those_that_are_there_stay(serve
     assert len(server.log) == 19
 
 
-def test_one_missing_file_of_many_stops_with_its_name(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="404") as caught:
-        fetch_files([Archive(part="a", url=server.url("/wav/absent.wav"))], tmp_path)
-    assert caught.value.where.endswith("/wav/absent.wav")
+def listed(server: Server, names: str, absent: str = "") -> list[Archive]:
+    """A file for every letter, of which the server has all but some."""
+    server.files |= {f"/{name}.wav": name.encode() for name in names if name not in absent}
+    return [Archive(part=name, url=server.url(f"/{name}.wav"), into="wav") for name in names]
+
+
+def test_files_that_the_server_lacks_are_named_when_all_others_are_there(server: Server, tmp_path: Path) -> None:
+    files = listed(server, "abcdef", absent="be")
+    with pytest.raises(UserError, match=r"lacks 2 files \(b, e\)") as caught:
+        fetch_files(files, tmp_path)
+    assert caught.value.where == server.url("/b.wav")
+    assert "4 of 6" in caught.value.why
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.wav", "c.wav", "d.wav", "f.wav"]
+    server.files |= {"/b.wav": b"b", "/e.wav": b"e"}
+    server.log.clear()
+    fetch_files(files, tmp_path)
+    assert sorted(path for path, _ in server.log) == ["/b.wav", "/e.wav"]
+
+
+def test_a_file_that_may_be_absent_is_mentioned_and_no_error(server: Server, tmp_path: Path) -> None:
+    said = []
+    fetch_files(listed(server, "abc", absent="b"), tmp_path, Listener(said.append), spare=("b",))
+    assert said == ["the server lacks 1 file (b), as its authors say"]
+
+
+def test_a_server_that_lacks_too_many_is_asked_for_no_more(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TOLERATED", 3)
+    names = "".join(chr(k) for k in range(ord("a"), ord("z")))
+    with pytest.raises(UserError, match="lacks 3 files") as caught:
+        fetch_files(listed(server, names, absent=names), tmp_path)
+    assert "no more were asked for" in caught.value.why
+    assert len(server.log) <= 3 + 2 * module.SIDE_BY_SIDE
+
+
+def test_any_other_refusal_stops_the_files_at_once(server: Server, tmp_path: Path) -> None:
+    files = listed(server, "ab")
+    server.redirects["/a.wav"] = "ftp://127.0.0.1/a.wav"
+    with pytest.raises(UserError, match="sends elsewhere"):
+        fetch_files(files, tmp_path)
+
+
+def test_a_plain_file_that_was_deleted_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    archive = part(server, b"a list", name="list.csv")
+    fetch([archive], tmp_path)
+    (tmp_path / "list.csv").unlink()
+    fetch([archive], tmp_path)
+    assert (tmp_path / "list.csv").read_bytes() == b"a list"

@@ -2,26 +2,36 @@
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
+from types import ModuleType
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
 from wavbench.upstream.errors import UserError
 
+SHOWN = 12  # parts of a corpus that a list names
+
+_INTO = re.compile(r"\n +into: .*(\n {8,}.*)*")  # of a reader's text: the import fills it
+
 
 def import_schema(name: str) -> type:
     """`CorpusImport` with the options of a corpus' reader beside its own keys."""
-    if not name:
-        return schemas.CorpusImport
     from wavbench.upstream.corpus import load_corpus
 
+    if not name:
+        kind = dataclasses.make_dataclass("CorpusImport", [], bases=(schemas.CorpusImport,))
+        more = "`wavbench corpus list` names the corpora, `wavbench corpus import NAME --help` the options of one."
+        kind.__doc__ = f"{schemas.CorpusImport.__doc__} {more}"
+        return kind
     module = load_corpus(name)
     if not hasattr(module, "read"):
         return schemas.CorpusImport
     options = list(inspect.signature(module.read).parameters.values())[1:]
     added = [(o.name, type(o.default), dataclasses.field(default=o.default)) for o in options if o.name != "into"]
     kind = dataclasses.make_dataclass("CorpusImport", added, bases=(schemas.CorpusImport,))
-    kind.__doc__ = f"{schemas.CorpusImport.__doc__}\n\n{inspect.getdoc(module.read)}"
+    reader = _INTO.sub("", inspect.getdoc(module.read) or "")
+    kind.__doc__ = f"{schemas.CorpusImport.__doc__}\n\n{module.corpus.title}: {reader}"
     return kind
 
 
@@ -63,9 +73,11 @@ def corpus_fetch(config: schemas.CorpusFetch) -> int:
     archives = getattr(module, "archives", ())
     if not archives:
         raise UserError(
-            f"{module.corpus.title} cannot be downloaded by a program",
-            why=module.corpus.obtain or "its licence asks for an agreement, or it is made here",
-            remedy=f"see {module.corpus.source}",
+            f"{module.corpus.title} is not downloaded by wavbench",
+            why=_how(config.name, module),
+            remedy=f"see {module.corpus.source}; then: wavbench corpus import {config.name} FOLDER"
+            if hasattr(module, "read")
+            else f"wavbench corpus build {config.name}",
         )
     root = Path(config.root or f"corpora/{config.name}")
     chosen = _parts(config, archives, getattr(module, "default_parts", ()))
@@ -74,7 +86,9 @@ def corpus_fetch(config: schemas.CorpusFetch) -> int:
         listener = Listener(display.say, display.progress)
         fetch(chosen, root, listener, keep=config.keep)
         if hasattr(module, "more"):
-            fetch_files(module.more(root), root, listener)
+            fetch_files(module.more(root), root, listener, spare=getattr(module, "may_be_absent", ()))
+    if module.corpus.obtain:
+        print(f"note: {module.corpus.obtain}")
     print(f"to import it: wavbench corpus import {config.name} {root}")
     print(f"corpus: {root}")
     return 0
@@ -87,11 +101,13 @@ def corpus_list(config: schemas.CorpusList) -> int:
     for name in corpus_names():
         module = load_corpus(name)
         corpus = module.corpus
-        how = f"wavbench corpus fetch {name}" if getattr(module, "archives", ()) else corpus.obtain
+        parts = [archive.part for archive in getattr(module, "archives", ())]
+        shown = ", ".join(parts[:SHOWN]) + (f", ... ({len(parts)} in all)" if len(parts) > SHOWN else "")
         facts = {
             "tasks": ", ".join(corpus.tasks),
             "size": ", ".join(filter(None, [corpus.size, f"{corpus.hours:g} h" if corpus.hours else ""])),
-            "get it": f"{how}; {corpus.source}" if how else corpus.source,
+            "get it": "; ".join(filter(None, [_how(name, module), corpus.source])),
+            "parts": shown if len(parts) > 1 else "",
             "licence": corpus.licence,
         }
         print(f"{name}: {corpus.title}")
@@ -135,10 +151,17 @@ def corpus_check(config: schemas.CorpusCheck) -> int:
     return 2 if problems and not config.mended else 0
 
 
+def _how(name: str, module: ModuleType) -> str:
+    """How a corpus is had: a command where there is one, what its page asks for where there is not, or both."""
+    command = f"wavbench corpus fetch {name}" if getattr(module, "archives", ()) else ""
+    return "; ".join(filter(None, [command, module.corpus.obtain]))
+
+
 def _parts(config: schemas.CorpusFetch, archives: tuple, default: tuple[str, ...]) -> list:
     """The parts asked for, in the order of the corpus."""
     known = [archive.part for archive in archives]
-    wanted = known if config.parts == "all" else [part for part in config.parts.split(",") if part] or list(default)
+    given = [part.strip() for part in config.parts.split(",") if part.strip()]
+    wanted = known if given == ["all"] else given or list(default)
     if not wanted and len(known) > 3:
         raise UserError(
             f"{config.name} is fetched by part", where="parts=", remedy=f"parts=all, or some of: {', '.join(known)}"

@@ -12,7 +12,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench demo                                              every task on the built-in corpus, then the page
   wavbench extract upstream=NAME manifest=FILE               features to HDF5  [layers=all|4,8] [pool=none|mean]
   wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6]
-  wavbench sweep experiment=NAME                             many cells, resumable  [workers=N]
+  wavbench sweep experiment=NAME                             many cells, resumable  [workers=N] [root=FOLDER] [--dry]
   wavbench pretrain objective=wav2vec2|hubert manifest=FILE  train an upstream  [preset=tiny|small|base|large]
   wavbench release run=FOLDER name=PRESET licence=...        its checkpoint in fp16 with a model card
   wavbench export upstream=NAME to=hf:FOLDER                 a folder that transformers opens, with a model card
@@ -63,12 +63,12 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"wavbench {__version__}")
         return 0
-    from wavbench.benchmark import commands, config, corpora, schemas
+    from wavbench.benchmark import commands, config, corpora, experiment, schemas
 
     table: dict[str, tuple[type, tuple[str, ...], Callable[[object], int]]] = {
         "extract": (schemas.Extract, (), commands.extract),
         "run": (schemas.Run, (), commands.run),
-        "sweep": (schemas.Sweep, (), commands.sweep),
+        "sweep": (schemas.Sweep, (), experiment.sweep),
         "demo": (schemas.Demo, (), commands.demo),
         "pretrain": (schemas.Pretrain, (), commands.pretrain),
         "release": (schemas.Release, (), commands.release),
@@ -92,7 +92,7 @@ def _dispatch(arguments: list[str]) -> int:
         remedy = f"one of: {', '.join(near)}" if near else closest(name, list(table))
         raise UserError(f"there is no command {name!r}", remedy=remedy)
     schema, positional, command = table[name]
-    rest = arguments[words:]
+    rest = ["dry=true" if word == "--dry" else word for word in arguments[words:]]
     if name == "pretrain":
         from wavbench.benchmark import pretraining
 

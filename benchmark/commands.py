@@ -1,13 +1,12 @@
 """What each command does with its filled-in schema; returns the exit code."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 from wavbench.benchmark import config as configuration
-from wavbench.benchmark import schemas
+from wavbench.benchmark import experiment, schemas
 from wavbench.benchmark.display import Display, duration
+from wavbench.benchmark.experiment import share
 from wavbench.benchmark.loading import check_seed, load_upstream
 from wavbench.upstream.errors import UserError
 
@@ -21,7 +20,13 @@ def extract(config: schemas.Extract) -> int:
     if config.pool not in ("none", "mean"):
         raise UserError(f"pool={config.pool} is not known", remedy="pool=none for frames, pool=mean for statistics")
     manifest = read_manifest(config.manifest, config.root)
-    upstream = load_upstream(config.upstream, config, device=config.device, precision=config.precision)
+    upstream = load_upstream(
+        config.upstream,
+        config,
+        device=config.device,
+        precision=config.precision,
+        checkpoints=config.checkpoints,
+    )
     layers = None if config.layers == "all" else numbers(config.layers, upstream.num_states)
     pooled = config.pool == "mean"
     fingerprint = fingerprint_of(upstream, layers, pooled, config.dtype)
@@ -55,19 +60,26 @@ def run(config: schemas.Run) -> int:
     """One cell."""
     from wavbench.benchmark.record import read_record
     from wavbench.benchmark.run import ALL, MIX, Cell, Listener, Paths, plan_cell, run_cell
-    from wavbench.downstream.spec import load_task
+    from wavbench.downstream.spec import find_protocol, load_task
     from wavbench.upstream.manifest import read_manifest
 
-    load_task(config.task)  # a misspelt task is said before anything slow
+    load_task(config.task).budget_of(find_protocol(config.protocol))  # misspelt names are said before anything slow
     manifest = read_manifest(config.manifest, config.root)
-    upstream = load_upstream(config.upstream, config, device=config.device, precision=config.precision)
+    upstream = load_upstream(
+        config.upstream,
+        config,
+        device=config.device,
+        precision=config.precision,
+        checkpoints=config.checkpoints,
+    )
     layers = config.layers if config.layers in (MIX, ALL) else numbers(config.layers, upstream.num_states)
     cell = Cell(
         task=config.task,
         layers=layers,
         seed=check_seed("head_seed", config.head_seed),
-        budget_share=_share(config.budget),
+        budget_share=share(config.budget),
         trials=Path(config.trials) if config.trials else None,
+        protocol=config.protocol,
     )
     paths = Paths(Path(config.results), Path(config.stores))
     with Display() as display:
@@ -81,80 +93,6 @@ def run(config: schemas.Run) -> int:
     for path in written:
         print(f"record: {path}")
     return 0
-
-
-def sweep(config: schemas.Sweep) -> int:
-    """All cells of an experiment."""
-    from wavbench.benchmark.run import ALL, MIX, Cell, Listener, Paths
-    from wavbench.benchmark.sweep import Job
-    from wavbench.benchmark.sweep import sweep as run_sweep
-    from wavbench.downstream.probe import statistics_of
-    from wavbench.downstream.spec import load_task
-
-    absent = [name for name in ("upstreams", "cells", "head_seeds") if not getattr(config, name)]
-    if absent:
-        raise UserError(
-            f"the experiment has no {' and no '.join(absent)}",
-            where=config.experiment,
-            remedy="give it lists as configs/experiment/demo.yaml has them",
-        )
-    corpora = Path(config.corpora)
-    manifests = {cell.manifest: corpora / cell.manifest for cell in config.cells}
-    absent = [str(path) for path in manifests.values() if not path.is_file()]
-    if absent:
-        raise UserError(
-            f"{len(absent)} manifests of the experiment are missing (first: {absent[0]})",
-            where=f"experiment {config.experiment}",
-            remedy="give corpora=FOLDER, the folder that they lie in",
-        )
-    framed = {cell.manifest for cell in config.cells if statistics_of(load_task(cell.task)) is None}
-    jobs = [
-        Job(
-            upstream=lambda u=u: load_upstream(u.name, u, device=config.device, precision=u.precision),
-            upstream_name=" ".join(
-                [
-                    u.name,
-                    *([u.weights, f"seed {u.seed}"] if u.weights else []),
-                    *filter(None, [u.revision, u.language and f"language {u.language}"]),
-                    *([u.precision] if u.precision != "fp32" else []),
-                ]
-            ),
-            manifest=manifests[cell.manifest],
-            cell=Cell(
-                task=cell.task,
-                layers=cell.layers if cell.layers in (MIX, ALL) else numbers(cell.layers, None),
-                seed=check_seed("head_seeds", seed),
-                budget_share=_share(cell.budget),
-                trials=corpora / cell.trials if cell.trials else None,
-                keep_frames=cell.manifest in framed,
-            ),
-        )
-        for cell in config.cells
-        for u in config.upstreams
-        for seed in config.head_seeds
-    ]
-    paths = Paths(Path(config.results), Path(config.stores))
-    rank = int(os.environ.get("WAVBENCH_WORKER", "0"))
-    helpers = _start_helpers(config) if rank == 0 else []
-    try:
-        with Display(prefix=f"[{rank}] " if rank or helpers else "") as display:
-            if rank == 0:
-                display.say(f"{len(jobs)} cells: {len(config.cells)} tasks x {len(config.upstreams)} upstreams")
-            ahead = jobs if rank % 2 == 0 else jobs[::-1]  # two workers start from both ends and rarely wait
-            outcomes = run_sweep(ahead, paths, Listener(display.say, display.progress), wait=rank == 0)
-    except BaseException:
-        for helper in helpers:
-            helper.terminate()
-        raise
-    for helper in helpers:
-        helper.wait()
-    failed = [outcome for outcome in outcomes if outcome.error]
-    if rank == 0:
-        print(f"{len(outcomes) - len(failed)} of {len(jobs)} cells done, {len(failed)} failed")
-        for outcome in failed:
-            print(f"failed: {outcome.job.name}: {outcome.error.splitlines()[0]}", file=sys.stderr)
-        print(f"results: {paths.results}")
-    return 1 if failed else 0
 
 
 def pretrain(config: schemas.Pretrain) -> int:
@@ -206,7 +144,7 @@ def demo(config: schemas.Demo) -> int:
         )
     print(f"corpus: {path}")
     words = ["experiment=demo", f"corpora={path.parent}", f"results={config.results}", f"stores={config.stores}"]
-    code = sweep(configuration.compose(schemas.Sweep, [*words, f"workers={config.workers}"]))
+    code = experiment.sweep(configuration.compose(schemas.Sweep, [*words, f"workers={config.workers}"]))
     if code == 0:
         code = report(schemas.Report(results=config.results))
     return code
@@ -283,34 +221,8 @@ def numbers(text: str, states: int | None) -> tuple[int, ...]:
         raise UserError(f"layers={text} is not known", remedy=f"mix, all, or numbers{last}: layers=4,8") from None
 
 
-def _share(budget: float) -> float:
-    if not 0 < budget <= 100:
-        raise UserError(
-            f"budget={budget:g} is not a share of the protocol's updates", remedy="1 is the protocol, 0.1 a look"
-        )
-    return budget
-
-
 def _say_rejected(store) -> None:
     if store.rejected:
         first, reason = next(iter(store.rejected.items()))
         print(f"{len(store.rejected)} utterances were rejected (first: {first}: {reason})")
         print(f"rejected: {store.path / 'rejected.jsonl'}")
-
-
-def _start_helpers(config: schemas.Sweep) -> list[subprocess.Popen]:
-    """The same sweep as further processes, each with its share of the cores."""
-    import torch
-
-    if config.workers < 1:
-        raise UserError(f"workers={config.workers} cannot work", remedy="workers=1 or more")
-    if config.workers == 1:
-        return []
-    threads = max((os.cpu_count() or 1) // config.workers, 1)
-    torch.set_num_threads(threads)
-    words = {key: getattr(config, key) for key in ("experiment", "corpora", "device", "workers", "stores", "results")}
-    words["head_seeds"] = ",".join(map(str, config.head_seeds))
-    command = [sys.executable, "-m", "wavbench.benchmark.cli", "sweep", *(f"{k}={v}" for k, v in words.items())]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    ranks = range(1, config.workers)
-    return [subprocess.Popen(command, env={**environment, "WAVBENCH_WORKER": str(rank)}) for rank in ranks]

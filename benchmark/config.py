@@ -11,7 +11,6 @@ from typing import Any
 
 from wavbench.upstream.errors import UserError
 
-
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -126,7 +125,7 @@ def _keyed(arguments: list[str], positional: tuple[str, ...], schema: type) -> d
 def _nested(schema: type, key: str, value: str) -> dict:
     """A command-line value; lists are written 1,2,3."""
     kind = next(item.type for item in fields(schema) if item.name == key)
-    if kind == list[int]:
+    if kind in (list[int], list[str]):
         return {key: [part for part in value.strip("[]").split(",") if part]}
     if str(kind).startswith("list"):
         raise UserError(f"{key} cannot be given on the command line", remedy="write it into an experiment's YAML")

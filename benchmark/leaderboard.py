@@ -14,6 +14,8 @@ from wavbench.benchmark.record import Record, read_records, write_text
 from wavbench.upstream.errors import UserError
 
 MIX = "mix"
+HEARD = " †"  # behind values of upstreams that know the corpus
+ABOUT_HEARD = "† marks upstreams that were pretrained on audio of the corpus."
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Row:
         tied: whether the interval reaches the best row's.
         best_layer: number and value of the best single layer, None where layers were not probed.
         seeds: how many were averaged.
+        heard: corpora of the board that the upstream was pretrained on.
         record: of the first seed.
     """
 
@@ -42,6 +45,7 @@ class Row:
     tied: bool
     best_layer: tuple[int, float] | None
     seeds: int
+    heard: tuple[str, ...]
     record: Record
 
 
@@ -60,6 +64,7 @@ class Board:
     ci_unit: str
     n: int
     split: str
+    protocol: str
     updates: int
     rows: tuple[Row, ...]
     layers: pd.DataFrame  # upstream, layer, value, low, high
@@ -67,7 +72,8 @@ class Board:
     @property
     def name(self) -> str:
         mark = " (synthetic)" if self.synthetic and self.corpus != "synthetic" else ""
-        return f"{self.task} on {self.corpus}{mark}"
+        protocol = "" if self.protocol == "clean" else f", protocol {self.protocol}"
+        return f"{self.task} on {self.corpus}{mark}{protocol}"
 
 
 def boards_of(records: Iterable[Record]) -> list[Board]:
@@ -123,6 +129,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
                 tied=mean["low"] <= best["high"] and best["low"] <= mean["high"],
                 best_layer=best_layer,
                 seeds=len(found),
+                heard=tuple(found[0].config.get("heard", ())),
                 record=min(found, key=lambda record: record.seed),
                 **mean,
             )
@@ -139,6 +146,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
         ci_unit=first.ci_unit,
         n=first.n,
         split=first.split,
+        protocol=first.protocol,
         updates=int(first.config.get("budget", {}).get("updates", 0)),
         rows=tuple(rows),
         layers=layers,
@@ -182,6 +190,7 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
                     "n": record.n,
                     "seeds": row.seeds,
                     "split": record.split,
+                    "pretrained_on": " ".join(row.heard),
                     "protocol": f"{record.protocol} {record.protocol_version}",
                     "updates": board.updates,
                     "head": record.head,
@@ -200,9 +209,10 @@ def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
     names = sorted({row.upstream for board in boards for row in board.rows})
     header = ["upstream"]
     for board in boards:
-        synthetic = ", synthetic" if board.synthetic else ""
+        remarks = ", synthetic" if board.synthetic else ""
+        remarks += "" if board.protocol == "clean" else f", protocol {board.protocol}"
         header.append(
-            f"{board.task} ({board.corpus}{synthetic}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
+            f"{board.task} ({board.corpus}{remarks}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
         )
     lines = []
     for name in names:
@@ -217,7 +227,7 @@ def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
 def cell(row: Row) -> str:
     """A value with its interval."""
     mark = " **best**" if row.rank == 1 else " =" if row.tied else ""
-    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]{mark}"
+    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]{HEARD if row.heard else ''}{mark}"
 
 
 def markdown(boards: list[Board]) -> str:
@@ -226,7 +236,8 @@ def markdown(boards: list[Board]) -> str:
     text = ["# Leaderboard", "", *_markdown_table(header, lines), ""]
     text += [
         "Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column, `=` "
-        "marks rows whose interval meets the best row's: not told apart by this test set.",
+        "marks rows whose interval meets the best row's: not told apart by this test set."
+        + (f" {ABOUT_HEARD}" if any(row.heard for board in boards for row in board.rows) else ""),
         "",
     ]
     for board in boards:
@@ -240,6 +251,7 @@ def describe(board: Board) -> str:
     direction = "higher" if board.higher_is_better else "lower"
     chance = f"; knowing nothing scores {board.chance:.1f}" if board.chance is not None else ""
     made = " Speech made by a synthesiser." if board.synthetic else ""
+    made += f" {ABOUT_HEARD}" if any(row.heard for row in board.rows) else ""
     return (
         f"{board.metric} in {board.unit}, {direction} is better{chance}. {board.n} test "
         f"{'trials' if board.metric == 'EER' else 'utterances'} ({board.split}), intervals over {board.ci_unit}s, "
@@ -265,7 +277,8 @@ def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
         cost = row.record.cost
         best = f"{row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else "-"
         more = [f"{row.record.secondary[name]:.2f}" if name in row.record.secondary else "-" for name in extra]
-        line = [f"{row.rank}{' =' if row.tied and row.rank > 1 else ''}", row.upstream, f"{row.value:.2f}"]
+        line = [f"{row.rank}{' =' if row.tied and row.rank > 1 else ''}", row.upstream]
+        line += [f"{row.value:.2f}{HEARD if row.heard else ''}"]
         line += [f"{row.low:.2f} to {row.high:.2f}", best, *more]
         line += [f"{cost['extract_s']:.0f}", f"{cost['fit_s']:.0f}", f"{cost['store_mb']:.1f}"]
         lines.append([*line, f"{cost['upstream_parameters'] / 1e6:.1f} M"])
@@ -282,7 +295,9 @@ def plain(boards: list[Board]) -> str:
             mark = "best" if row.rank == 1 else "=" if row.tied else ""
             best = f"  best layer {row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else ""
             interval = f"[{row.low:6.2f}, {row.high:6.2f}]"
-            text.append(f"  {row.rank:2d}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{best}".rstrip())
+            heard = HEARD if row.heard else ""
+            line = f"  {row.rank:2d}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{heard}{best}"
+            text.append(line.rstrip())
         if not board.rows:
             text += [f"  {x.upstream}  layer {x.layer}: {x.value:.2f}" for x in board.layers.itertuples()]
         text.append("")

@@ -3,7 +3,7 @@
 import base64
 from pathlib import Path
 
-from wavbench.benchmark.leaderboard import Board, board_table, describe, overview
+from wavbench.benchmark.leaderboard import ABOUT_HEARD, Board, board_table, describe, overview
 from wavbench.benchmark.record import Record, write_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -34,6 +34,7 @@ def write_page(boards: list[Board], records: list[Record], figures: dict[str, Pa
             }
             for board in boards
         ],
+        heard=ABOUT_HEARD if any(row.heard for board in boards for row in board.rows) else "",
         scores=images["scores"],
         commits=sorted({record.commit for record in records if record.commit}),
         versions=max(records, key=lambda record: record.started).versions,

@@ -24,6 +24,7 @@ from wavbench.upstream.audio_index import audio_hashes
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import extract, fingerprint_of, store_path
+from wavbench.upstream.importing import description_of
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.store import Fingerprint, Store
 
@@ -89,6 +90,7 @@ class _Plan:
     fingerprint: Fingerprint
     trials: pd.DataFrame | None
     corpus_hash: str
+    heard: tuple[str, ...]
     choices: tuple[str | int, ...]
 
     @property
@@ -146,9 +148,15 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
     folder = store_path(paths.stores, manifest, upstream, fingerprint).parent
     hashes = audio_hashes(manifest, folder / "audio.json")
     columns = dict.fromkeys(["id", "split", *task.needs, *OPTIONAL])
-    corpus_hash = key_of({"columns": manifest.hash(columns), "audio": hashes})
+    described = description_of(manifest.path)
+    made_of = {"columns": manifest.hash(columns), "audio": hashes}
+    if rule := described.get("text"):
+        made_of["text"] = str(rule)  # how transcripts were normalised; manifests that nobody imported have no rule
+    corpus_hash = key_of(made_of)
+    corpora = {manifest.name, described.get("corpus"), described.get("part_of")}
+    heard = tuple(sorted(corpora & set(upstream.pretraining)))
     choices = layer_choices(cell.layers, upstream.num_states)
-    return _Plan(cell, task, protocol, budget, upstream, manifest, fingerprint, trials, corpus_hash, choices)
+    return _Plan(cell, task, protocol, budget, upstream, manifest, fingerprint, trials, corpus_hash, heard, choices)
 
 
 def missing(plan: _Plan, paths: Paths) -> list[str | int]:
@@ -277,6 +285,7 @@ def _write(plan, paths, store: Store, table: pd.DataFrame, result: Result, start
         config={
             "budget": asdict(plan.budget),
             "upstream": plan.upstream.config,
+            "heard": list(plan.heard),  # corpora of this cell that the upstream was pretrained on
             "trials": False
             if plan.trials is None
             else key_of({"trials": plan.given_trials}),  # boards keep lists apart

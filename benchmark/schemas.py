@@ -1,6 +1,7 @@
 """The typed schema of every command: what keys it has, of which type, with which values where none is given."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -15,6 +16,7 @@ class Extract:
     revision: str = ""  # of a hub id
     language: str = ""  # whose adapters a multilingual checkpoint (MMS) is used with
     precision: str = "fp32"  # bf16: twice as fast where the hardware has it, states differ by about a percent
+    checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
     layers: str = "all"  # or numbers: 4,8
     pool: str = "none"  # none: frames; mean: mean and deviation over frames
     dtype: str = "float16"  # float32, int8
@@ -37,7 +39,9 @@ class Run:
     revision: str = ""
     language: str = ""  # of adapters (MMS)
     precision: str = "fp32"  # bf16
+    checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
     layers: str = "mix"  # mix, all, or numbers: 4,8
+    protocol: str = "clean"  # superb
     head_seed: int = 0  # of head, batches and drawn trials
     budget: float = 1.0  # share of the protocol's updates
     trials: str = ""  # verification trials; drawn where empty
@@ -63,10 +67,14 @@ class SweepCell:
     """One task of a sweep, run with every upstream."""
 
     task: str = "???"
-    manifest: str = "???"  # relative to `corpora`
+    manifest: str = ""  # relative to `corpora`
+    corpus: str = ""  # or a data set as its authors lay it out, under `root`: a reader of `wavbench corpus list`
+    options: dict[str, Any] = field(default_factory=dict)  # of that reader
+    lexicon: str = ""  # relative to the corpus, or to `root`: phones of its text
     layers: str = "mix"
     budget: float = 1.0
-    trials: str = ""
+    protocols: list[str] = field(default_factory=lambda: ["clean"])  # superb
+    trials: str = ""  # relative to `corpora`, or the name of a list of the corpus
 
 
 @dataclass
@@ -74,7 +82,14 @@ class Sweep:
     """Many cells: every upstream x every task x every seed of an experiment."""
 
     experiment: str = "???"  # a file of configs/experiment, or a .yaml file
-    corpora: str = "."  # folder that the cells' manifests lie in
+    corpora: str = "."  # folder that the cells' manifests lie in, or are written to
+    root: str = ""  # folder that data sets lie in, as their authors lay them out
+    checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
+    partial: bool = False  # take what is there of data sets that are not complete
+    budget: float = 1.0  # share of all cells' updates, for a look
+    dry: bool = False  # print what it would take, in disk and time, and do nothing
+    tasks: list[str] = field(default_factory=list)  # some of its tasks; all where empty
+    only: list[str] = field(default_factory=list)  # some of its upstreams, by name; all where empty
     upstreams: list[SweepUpstream] = field(default_factory=list)
     cells: list[SweepCell] = field(default_factory=list)
     head_seeds: list[int] = field(default_factory=lambda: [0])

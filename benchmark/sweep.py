@@ -28,12 +28,14 @@ class Job:
         upstream: loads it.
         upstream_name: for people.
         manifest: its path.
+        root: folder that its audio is relative to; None for the manifest's own.
         cell: task, layers, seed.
     """
 
     upstream: Callable[[], Upstream]
     upstream_name: str
     manifest: Path
+    root: Path | None = None
     cell: Cell
 
     @property
@@ -67,9 +69,10 @@ def sweep(jobs: list[Job], paths: Paths, listener: Listener, wait: bool = True) 
                 continue
             try:
                 if job.upstream_name not in upstreams:
+                    upstreams.clear()  # one at a time: seventeen large models do not fit into memory together
                     upstreams[job.upstream_name] = job.upstream()
                 if job.manifest not in manifests:
-                    manifests[job.manifest] = read_manifest(job.manifest)
+                    manifests[job.manifest] = read_manifest(job.manifest, job.root)
                 plan = plan_cell(job.cell, upstreams[job.upstream_name], manifests[job.manifest], paths)
                 keys = [plan.key(choice) for choice in plan.choices]
                 if not missing(plan, paths):

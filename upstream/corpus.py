@@ -46,6 +46,7 @@ class Corpus:
         separates: columns of which no value occurs in two splits, as its authors promise.
         text: rule of transcripts.py for its `text`; "" where it has none.
         synthetic: whether a synthesiser made its speech.
+        part_of: reader of the corpus that its recordings are taken from.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Corpus:
     separates: tuple[str, ...] = ()
     text: str = ""
     synthetic: bool = False
+    part_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

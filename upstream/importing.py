@@ -334,6 +334,7 @@ def _describe(
     counts = {split: int((table["split"] == split).sum()) for split in SPLITS}
     values = {
         "corpus": name,
+        "part_of": corpus.part_of,
         "title": corpus.title,
         "licence": corpus.licence,
         "citation": corpus.citation,

@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 import wavbench as wb
-from wavbench.benchmark import cli, commands
+from wavbench.benchmark import cli, experiment
 from wavbench.benchmark.record import read_record, read_records
 from wavbench.upstream.errors import UserError
 
@@ -194,7 +194,7 @@ def test_two_revisions_of_one_upstream_are_two_upstreams(
         asked.append(options.revision)
         return wb.load({"old": "fbank", "new": "fbank_raw"}[options.revision])
 
-    monkeypatch.setattr(commands, "load_upstream", load_upstream)
+    monkeypatch.setattr(experiment, "load_upstream", load_upstream)
     (tmp_path / "mine.yaml").write_text(
         "upstreams: [{name: org/speech, revision: old}, {name: org/speech, revision: new}]\n"
         "cells: [{task: lid, manifest: corpus.csv, budget: 0.01}]\n"

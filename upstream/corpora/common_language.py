@@ -15,6 +15,7 @@ corpus = Corpus(
     size="3.8 GB",
     hours=45.1,
     text="words",
+    part_of="common_voice",
 )
 
 # folders, two of them misspelt, and what is spoken in them

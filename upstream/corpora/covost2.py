@@ -17,6 +17,7 @@ corpus = Corpus(
     citation="Wang et al. 2020, CoVoST 2: A Massively Multilingual Speech-to-Text Translation Corpus",
     size="26 MB of translations for en_de, and Common Voice 4 in the source language",
     text="words",
+    part_of="common_voice",
 )
 
 SPLITS = ("train", "dev", "test")

@@ -38,10 +38,14 @@ _SHA256 = {
     "train-clean-360": "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
     "train-other-500": "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
 }
-default_parts = ("train-clean-100", "dev-clean", "test-clean")
-archives = tuple(
-    Archive(part=part, url=f"https://www.openslr.org/resources/12/{part}.tar.gz", sha256=digest)
-    for part, digest in _SHA256.items()
+LEXICON = Archive(part="lexicon", url="https://www.openslr.org/resources/11/librispeech-lexicon.txt")
+default_parts = ("train-clean-100", "dev-clean", "test-clean", "lexicon")
+archives = (
+    *(
+        Archive(part=part, url=f"https://www.openslr.org/resources/12/{part}.tar.gz", sha256=digest)
+        for part, digest in _SHA256.items()
+    ),
+    LEXICON,
 )
 
 

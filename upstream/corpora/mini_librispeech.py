@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wavbench.upstream.corpora.librispeech import utterances
+from wavbench.upstream.corpora.librispeech import LEXICON, utterances
 from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root
 
 corpus = Corpus(
@@ -16,6 +16,7 @@ corpus = Corpus(
     hours=7.0,
     separates=("speaker",),
     text="librispeech",
+    part_of="librispeech",
 )
 
 TRAIN, TEST = "train-clean-5", "dev-clean-2"
@@ -36,6 +37,7 @@ archives = (
         md5="6d7ab67ac6a1d2c993d050e16d61080d",
         bytes=126_046_265,
     ),
+    LEXICON,
 )
 
 

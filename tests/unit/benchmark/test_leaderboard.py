@@ -223,3 +223,27 @@ def test_no_records_is_an_error_that_says_how_to_make_them(tmp_path: Path) -> No
         write_report(tmp_path)
     assert "wavbench run" in error.value.remedy
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upstream_that_was_pretrained_on_the_corpus_is_marked_and_the_mark_explained(make_record: Callable) -> None:
+    config = make_record().config
+    records = [
+        make_record(upstream="knows", value=70.0, config={**config, "heard": ["emotions"]}),
+        make_record(upstream="new", value=60.0),
+    ]
+    (board,) = boards_of(records)
+    assert [(row.upstream, row.heard) for row in board.rows] == [("knows", ("emotions",)), ("new", ())]
+    assert cell(board.rows[0]) == "70.00 [40.00, 60.00] † **best**"
+    assert "†" not in cell(board.rows[1])
+    assert "were pretrained on audio of the corpus" in describe(board)
+    assert markdown([board]).count("were pretrained on") == 2
+    assert plain([board]).count("†") == 2
+    assert long_table([board])["pretrained_on"].tolist() == ["emotions", ""]
+    (unmarked,) = boards_of(records[1:])
+    assert "pretrained" not in markdown([unmarked])
+
+
+def test_protocols_have_boards_of_their_own_with_their_names(make_record: Callable) -> None:
+    boards = boards_of([make_record(), make_record(protocol="superb", value=55.0)])
+    assert sorted(board.name for board in boards) == ["er on emotions", "er on emotions, protocol superb"]
+    assert "protocol superb" in " ".join(overview(boards)[0])

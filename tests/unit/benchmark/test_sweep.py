@@ -188,7 +188,7 @@ def test_upstreams_and_manifests_are_loaded_once(corpus: Path, paths: Paths, mon
         loads.append(1)
         return load("fbank")
 
-    monkeypatch.setattr(module, "read_manifest", lambda path: reads.append(path) or read(path))
+    monkeypatch.setattr(module, "read_manifest", lambda *given: reads.append(given) or read(*given))
     jobs = [
         Job(upstream=upstream, upstream_name="fbank", manifest=corpus, cell=Cell(task=task, budget_share=SHARE))
         for task in TASKS

@@ -1,0 +1,302 @@
+"""`wavbench sweep`: an experiment's file to cells, the corpora that it names to manifests, and the cells to records."""
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wavbench.benchmark import schemas
+from wavbench.benchmark.display import Display
+from wavbench.benchmark.loading import check_seed, load_upstream
+from wavbench.upstream.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a cell's utterances come from.
+
+    Args:
+        manifest: its path.
+        root: folder that its audio is relative to; None for the manifest's own.
+        corpus: reader that makes it, "" where somebody wrote the manifest.
+        options: of the reader, all of them.
+        lexicon: file that pronounces its text, None where there is none.
+        place: folder that the corpus is looked for in.
+    """
+
+    manifest: Path
+    root: Path | None = None
+    corpus: str = ""
+    options: tuple[tuple[str, object], ...] = ()
+    lexicon: Path | None = None
+    place: Path | None = None
+
+
+def sweep(config: schemas.Sweep) -> int:
+    """All cells of an experiment, or with dry=true what they would take."""
+    from wavbench.benchmark.run import Listener, Paths
+    from wavbench.benchmark.sweep import sweep as run_sweep
+
+    config = _chosen(config)
+    sources = _with_lexicons([source_of(cell, config) for cell in config.cells])
+    if config.dry:
+        from wavbench.benchmark.plan import print_plan
+
+        return print_plan(config, sources)
+    rank = int(os.environ.get("WAVBENCH_WORKER", "0"))
+    with Display() as display:
+        ready = {source: _ready(source, config, display) for source in dict.fromkeys(sources)}
+    jobs = jobs_of(config, [ready[source] for source in sources])
+    paths = Paths(Path(config.results), Path(config.stores))
+    helpers = _start_helpers(config) if rank == 0 else []
+    try:
+        with Display(prefix=f"[{rank}] " if rank or helpers else "") as display:
+            if rank == 0:
+                display.say(f"{len(jobs)} cells: {len(config.cells)} tasks x {len(config.upstreams)} upstreams")
+            ahead = jobs if rank % 2 == 0 else jobs[::-1]  # two workers start from both ends and rarely wait
+            outcomes = run_sweep(ahead, paths, Listener(display.say, display.progress), wait=rank == 0)
+    except BaseException:
+        for helper in helpers:
+            helper.terminate()
+        raise
+    for helper in helpers:
+        helper.wait()
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if rank == 0:
+        print(f"{len(outcomes) - len(failed)} of {len(jobs)} cells done, {len(failed)} failed")
+        for outcome in failed:
+            print(f"failed: {outcome.job.name}: {outcome.error.splitlines()[0]}", file=sys.stderr)
+        print(f"results: {paths.results}")
+    return 1 if failed else 0
+
+
+def source_of(cell: schemas.SweepCell, config: schemas.Sweep) -> Source:
+    """Where a cell's utterances come from.
+
+    Raises:
+        UserError: it names both a manifest and a corpus, or neither, or an option that its reader lacks.
+    """
+    from wavbench.upstream.corpus import load_corpus
+
+    corpora = Path(config.corpora)
+    if bool(cell.manifest) == bool(cell.corpus):
+        raise UserError(
+            f"the cell {cell.task} names {'both a manifest and a corpus' if cell.corpus else 'no corpus'}",
+            where=f"experiment {config.experiment}",
+            remedy="give manifest: FILE.csv, or corpus: NAME of a reader (`wavbench corpus list`)",
+        )
+    if cell.manifest:
+        return Source(corpora / cell.manifest)
+    module = load_corpus(cell.corpus)
+    if not hasattr(module, "read"):
+        raise UserError(f"{cell.corpus} is not imported", remedy="give its manifest")
+    reader = inspect.signature(module.read).parameters
+    known = {o.name: o.default for o in list(reader.values())[1:] if o.name != "into"}
+    unknown = [name for name in cell.options if name not in known]
+    if unknown:
+        raise UserError(
+            f"{cell.corpus} has no option {unknown[0]!r}",
+            where=f"experiment {config.experiment}",
+            remedy=f"known options: {', '.join(known) or 'none'}",
+        )
+    root = Path(config.root or ".")
+    stem = "-".join([cell.corpus, *(str(value) for value in cell.options.values())])
+    place = root / cell.corpus if (root / cell.corpus).is_dir() else root
+    return Source(
+        manifest=corpora / f"{stem}.csv",
+        corpus=cell.corpus,
+        options=tuple((known | dict(cell.options)).items()),
+        lexicon=(place if (place / cell.lexicon).is_file() else root) / cell.lexicon if cell.lexicon else None,
+        place=place,
+    )
+
+
+def _with_lexicons(sources: list[Source]) -> list[Source]:
+    """One manifest serves the tasks that read phones and those that do not."""
+    lexicons = {source.manifest: source.lexicon for source in sources if source.lexicon}
+    return [replace(source, lexicon=lexicons.get(source.manifest)) for source in sources]
+
+
+def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
+    """The cells of an experiment with what they run on, those of one upstream together: it is loaded once."""
+    from wavbench.benchmark.run import Cell
+    from wavbench.benchmark.sweep import Job
+    from wavbench.downstream.probe import statistics_of
+    from wavbench.downstream.spec import load_task
+
+    pairs = list(zip(config.cells, sources, strict=True))
+    framed = {source.manifest for cell, source in pairs if statistics_of(load_task(cell.task)) is None}
+    return [
+        Job(
+            upstream=loader_of(u, config),
+            upstream_name=upstream_name(u),
+            manifest=source.manifest,
+            root=source.root,
+            cell=Cell(
+                task=cell.task,
+                layers=layers_of(cell.layers),
+                seed=check_seed("head_seeds", seed),
+                budget_share=share(cell.budget * config.budget),
+                trials=_trials(cell, source, Path(config.corpora)),
+                protocol=protocol,
+                keep_frames=source.manifest in framed,
+            ),
+        )
+        for u in config.upstreams
+        for cell, source in pairs
+        for protocol in cell.protocols
+        for seed in config.head_seeds
+    ]
+
+
+def loader_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Callable:
+    """A function that loads an upstream of an experiment."""
+    return lambda: load_upstream(u.name, u, device=config.device, precision=u.precision, checkpoints=config.checkpoints)
+
+
+def upstream_name(u: schemas.SweepUpstream) -> str:
+    """An upstream of an experiment, for people."""
+    words = [u.name, *([u.weights, f"seed {u.seed}"] if u.weights else [])]
+    words += filter(None, [u.revision, u.language and f"language {u.language}"])
+    return " ".join([*words, *([u.precision] if u.precision != "fp32" else [])])
+
+
+def layers_of(text: str) -> str | tuple[int, ...]:
+    """mix, all, or numbers, from an experiment or a command."""
+    from wavbench.benchmark.commands import numbers
+    from wavbench.benchmark.run import ALL, MIX
+
+    return text if text in (MIX, ALL) else numbers(text, None)
+
+
+def share(budget: float) -> float:
+    """A share of a protocol's updates.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not 0 < budget <= 100:
+        raise UserError(
+            f"budget={budget:g} is not a share of the protocol's updates", remedy="1 is the protocol, 0.1 a look"
+        )
+    return budget
+
+
+def _chosen(config: schemas.Sweep) -> schemas.Sweep:
+    """The experiment with the tasks that were asked for, seen to be one."""
+    from wavbench.downstream.spec import find_protocol, load_task
+
+    absent = [name for name in ("upstreams", "cells", "head_seeds") if not getattr(config, name)]
+    if absent:
+        raise UserError(
+            f"the experiment has no {' and no '.join(absent)}",
+            where=config.experiment,
+            remedy="give it lists as configs/experiment/demo.yaml has them",
+        )
+    for kind, asked, known in (
+        ("task", config.tasks, list(dict.fromkeys(cell.task for cell in config.cells))),
+        ("upstream", config.only, list(dict.fromkeys(u.name for u in config.upstreams))),
+    ):
+        for name in asked:
+            if name not in known:
+                raise UserError(f"the experiment has no {kind} {name!r}", remedy=f"one of: {', '.join(known)}")
+    config.cells = [cell for cell in config.cells if not config.tasks or cell.task in config.tasks]
+    config.upstreams = [u for u in config.upstreams if not config.only or u.name in config.only]
+    for cell in config.cells:
+        for protocol in cell.protocols:
+            load_task(cell.task).budget_of(find_protocol(protocol))  # what there is not is said before anything slow
+        if not cell.protocols:
+            raise UserError(f"the cell {cell.task} has no protocols", remedy="protocols: [clean]")
+    return config
+
+
+def _trials(cell: schemas.SweepCell, source: Source, corpora: Path) -> Path | None:
+    if not cell.trials:
+        return None
+    if source.corpus and not cell.trials.endswith((".csv", ".txt")):  # a list of the corpus, by its name
+        return source.manifest.with_name(f"{source.manifest.stem}.{cell.trials}.csv")
+    return corpora / cell.trials
+
+
+def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
+    """A source whose manifest is there: imported now where it was not before."""
+    from wavbench.upstream.importing import description_of, import_corpus
+    from wavbench.upstream.lexicon import read_lexicon
+
+    if not source.corpus:
+        if not source.manifest.is_file():
+            raise UserError(
+                f"a manifest of the experiment is missing: {source.manifest}",
+                where=f"experiment {config.experiment}",
+                remedy="give corpora=FOLDER, the folder that they lie in",
+            )
+        return source
+    if source.manifest.is_file():
+        found = description_of(source.manifest)
+        same = found.get("corpus") == source.corpus and found.get("options") == _texts(source.options)
+        lexicon = (found.get("lexicon") or {}).get("name")
+        root = Path(found["root"]) if isinstance(found.get("root"), str) and found["root"] else None
+        place = Path(os.path.realpath(source.place or "."))
+        inside = root is None or root == place or root.is_relative_to(place)
+        if not (same and inside and (source.lexicon is None or lexicon == source.lexicon.name)):
+            raise UserError(
+                "the manifest was imported with other options, from another folder, or is not described",
+                where=source.manifest,
+                remedy="delete it to have it imported again, or give another corpora= folder",
+            )
+        return replace(source, root=root)
+    what = f"looking into {source.corpus}"
+    display.say(f"importing {source.corpus} from {source.place}")
+    made = import_corpus(
+        source.corpus,
+        source.place,
+        source.manifest,
+        options=dict(source.options),
+        lexicon=read_lexicon(source.lexicon) if source.lexicon else None,
+        partial=config.partial,
+        progress=lambda done, total: display.progress(what, done, total),
+    )
+    for note in made.notes:
+        display.say(f"note: {note}")
+    return replace(source, root=made.root)
+
+
+def _texts(options: tuple[tuple[str, object], ...]) -> dict[str, str]:
+    return {name: str(value) for name, value in options}
+
+
+def _start_helpers(config: schemas.Sweep) -> list[subprocess.Popen]:
+    """The same sweep as further processes, each with its share of the cores."""
+    import torch
+
+    if config.workers < 1:
+        raise UserError(f"workers={config.workers} cannot work", remedy="workers=1 or more")
+    if config.workers == 1:
+        return []
+    threads = max((os.cpu_count() or 1) // config.workers, 1)
+    torch.set_num_threads(threads)
+    plain = (
+        "experiment",
+        "corpora",
+        "root",
+        "checkpoints",
+        "device",
+        "workers",
+        "partial",
+        "budget",
+        "stores",
+        "results",
+    )
+    words = {key: getattr(config, key) for key in plain}
+    words["head_seeds"] = ",".join(map(str, config.head_seeds))
+    if config.tasks:
+        words["tasks"] = ",".join(config.tasks)
+    if config.only:
+        words["only"] = ",".join(config.only)
+    command = [sys.executable, "-m", "wavbench.benchmark.cli", "sweep", *(f"{k}={v}" for k, v in words.items())]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    ranks = range(1, config.workers)
+    return [subprocess.Popen(command, env={**environment, "WAVBENCH_WORKER": str(rank)}) for rank in ranks]

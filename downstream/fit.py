@@ -42,12 +42,15 @@ class HeadStack(nn.Module):
         self.register_buffer("layer", torch.tensor(list(single), dtype=torch.long))
 
     def forward(self, states: Float[Tensor, "layers rows dim"]) -> Float[Tensor, "heads rows outputs"]:
-        parts = []
-        if self.mixed is not None:
-            parts.append(self.mixed(self.mix(states)))
-        if self.single is not None:
-            parts.append(self.single(states[self.layer]))
+        parts = [heads(seen) for heads, seen in self.parts(states)]
         return torch.cat(parts) if len(parts) == 2 else parts[0]
+
+    def parts(self, states: Float[Tensor, "layers rows dim"]) -> Iterator[tuple[nn.Module, Tensor]]:
+        """The heads of a mix, then those of single layers, with what they see: for heads that take more than states."""
+        if self.mixed is not None:
+            yield self.mixed, self.mix(states)
+        if self.single is not None:
+            yield self.single, states[self.layer]
 
     def stacked(self, name: str) -> Float[Tensor, "heads ..."]:
         """A parameter of the heads, of all of them."""
@@ -212,13 +215,12 @@ def batch_order(rows: np.ndarray, size: int, seed: int):
 
 @torch.inference_mode()
 @_one_thread()
-def decode_rows(model: HeadStack, objective, batches, rows: np.ndarray, heads: Sequence[int] | None = None):
-    """Outputs of rows, decoded, for all heads or some; batches of like length so that memory stays small."""
+def decode_rows(model: HeadStack, objective, batches, rows: np.ndarray, heads: Sequence[int]):
+    """Rows decoded by some heads; batches of like length so that memory stays small."""
     decoded, parts = [], []
     for part in _chunks(rows, batches):
         states, lengths = batches.take(part)
-        outputs = model(states)
-        decoded.append(objective.decode(outputs if heads is None else outputs[list(heads)], part, lengths))
+        decoded.append(objective.test_look(model, states, part, lengths, heads))
         parts.append(part)
     return decoded, parts
 
@@ -229,13 +231,12 @@ def _evaluate(model: HeadStack, objective, batches, rows: np.ndarray) -> tuple[n
     decoded, parts, losses, count = [], [], 0.0, 0
     for part in _chunks(rows, batches):
         states, lengths = batches.take(part)
-        outputs = model(states)
-        decoded.append(objective.decode(outputs, part, lengths))
+        hypotheses, loss = objective.dev_look(model, states, part, lengths)
+        decoded.append(hypotheses)
         parts.append(part)
-        if objective.has_dev_loss:
-            losses = losses + objective.loss(model, outputs, part, lengths).numpy() * len(part)
+        losses = losses + loss * len(part)
         count += len(part)
-    loss = losses / count if objective.has_dev_loss else np.zeros(len(decoded[0]))
+    loss = losses / count
     return objective.values(decoded, parts), np.where(np.isfinite(loss), loss, np.inf)
 
 

@@ -92,7 +92,13 @@ def min_dcf(scores: pd.DataFrame, target_prior: float = 0.01) -> float:
     return float(cost.min() / min(target_prior, 1 - target_prior))
 
 
-METRICS = {"accuracy": accuracy, "frame accuracy": accuracy, "PER": error_rate, "EER": equal_error_rate}
+METRICS = {
+    "accuracy": accuracy,
+    "frame accuracy": accuracy,
+    "PER": error_rate,
+    "WER": error_rate,
+    "EER": equal_error_rate,
+}
 
 
 def secondary(metric: str, scores: pd.DataFrame) -> dict[str, float]:
@@ -108,4 +114,8 @@ def secondary(metric: str, scores: pd.DataFrame) -> dict[str, float]:
         return {"macro_recall": macro_recall(scores), "classes": float(len(share)), "chance": float(100 * share.max())}
     if metric == "PER":
         return {"chance": 100.0}  # of saying nothing at all
+    if metric == "WER":
+        unseen = (scores["unseen"] > 0).sum()  # utterances with a character that train never has
+        rate = error_rate(scores, suffix="_characters")[0]
+        return {"CER": float(rate), "utterances_with_unseen_characters": float(unseen), "chance": 100.0}
     return {}

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wavbench.downstream.decode import greedy_ctc
-from wavbench.downstream.metrics import edit_distances, equal_error_rate
+from wavbench.downstream.metrics import edit_distances, equal_error_rate, error_rate
 from wavbench.downstream.text import IGNORED, SILENCE, Segment, Vocabulary, frame_labels
 from wavbench.upstream.errors import UserError
 
@@ -25,6 +25,18 @@ AnyRows = Int[np.ndarray, " _"]  # of several batches, each as long as it is
 def _whole_batch_loss(self, model, states: Tensor, rows: "Rows", lengths, random) -> Float[Tensor, " heads"]:
     """The training loss where nothing is sampled: that of all outputs."""
     return self.loss(model, model(states), rows, lengths)
+
+
+def _dev_look(self, model, states: Tensor, rows: "Rows", lengths) -> tuple:
+    """What dev is judged by where outputs are made at once: decoded, and the loss of each head (zero without one)."""
+    outputs = model(states)
+    losses = self.loss(model, outputs, rows, lengths).numpy() if self.has_dev_loss else np.zeros(len(outputs))
+    return self.decode(outputs, rows, lengths), losses
+
+
+def _test_look(self, model, states: Tensor, rows: "Rows", lengths, heads: Sequence[int]):
+    """The same on test: decoded outputs of some heads."""
+    return self.decode(model(states)[list(heads)], rows, lengths)
 
 
 class Classify:
@@ -38,6 +50,7 @@ class Classify:
     statistics = ("mean",)  # what is pooled; None where the head needs frames
     has_dev_loss = True  # whether dev has the classes of train
     train_loss = _whole_batch_loss
+    dev_look, test_look = _dev_look, _test_look
 
     def __init__(self, targets: Sequence[str], train: Rows) -> None:
         self.targets = list(targets)
@@ -88,6 +101,7 @@ class Frames:
 
     statistics = None
     has_dev_loss = True
+    dev_look, test_look = _dev_look, _test_look
     FRAMES = 1_024  # of a batch that are trained on
 
     def __init__(
@@ -160,6 +174,7 @@ class Ctc:
     statistics = None
     has_dev_loss = True
     train_loss = _whole_batch_loss
+    dev_look, test_look = _dev_look, _test_look
 
     def __init__(
         self, targets: Sequence[list[str]], train: Rows, lengths: Sequence[int] | np.ndarray, frame_rate: float
@@ -223,6 +238,44 @@ class Ctc:
         )
 
 
+class Transcribe(Ctc):
+    """Characters by CTC, words by the blanks between them: word and character errors.
+
+    A character that dev or test has and train has not cannot be written by any head. It counts as an error, as in the
+    field (one é in a test sentence, any Chinese corpus), and such utterances are counted; phones are refused instead.
+    """
+
+    def check(self, rows: Rows, split: str) -> None:
+        """Characters that are new in dev and test are errors, not a fault of the corpus."""
+
+    def values(self, decoded: list[list[list[list[int]]]], rows: list[AnyRows]) -> Float[np.ndarray, " heads"]:
+        tables = [self._errors(self._texts(decoded, head), rows) for head in range(len(decoded[0]))]
+        return np.array([error_rate(table)[0] for table in tables])
+
+    def scores(self, decoded: list[list[list[list[int]]]], rows: list[AnyRows], head: int) -> pd.DataFrame:
+        row, hypotheses, known = np.concatenate(rows), self._texts(decoded, head), set(self.vocabulary.symbols)
+        references = ["".join(self.targets[r]) for r in row]
+        counts = {
+            "errors_characters": edit_distances(references, hypotheses),
+            "tokens_characters": [len(reference) for reference in references],
+            "unseen": [sum(character not in known for character in reference) for reference in references],
+        }
+        texts = {"reference": references, "hypothesis": hypotheses}
+        return self._errors(hypotheses, rows).assign(**counts, **texts)
+
+    def _texts(self, decoded: list[list[list[list[int]]]], head: int) -> list[str]:
+        """Hypotheses with single blanks, none at the ends."""
+        symbols = ["", *self.vocabulary.symbols]
+        texts = ["".join(symbols[s] for s in hypothesis) for batch in decoded for hypothesis in batch[head]]
+        return [" ".join(text.split()) for text in texts]
+
+    def _errors(self, hypotheses: list[str], rows: list[AnyRows]) -> pd.DataFrame:
+        row = np.concatenate(rows)
+        references = ["".join(self.targets[r]).split() for r in row]
+        errors = edit_distances(references, [hypothesis.split() for hypothesis in hypotheses])
+        return pd.DataFrame({"row": row, "errors": errors, "tokens": [len(reference) for reference in references]})
+
+
 class Verify:
     """Same speaker or not: AM-softmax over train speakers, cosine of embeddings, equal error rate over trials.
 
@@ -236,6 +289,7 @@ class Verify:
     statistics = ("mean", "std")
     has_dev_loss = False
     train_loss = _whole_batch_loss
+    dev_look, test_look = _dev_look, _test_look
     SCALE, MARGIN = 30.0, 0.4
 
     def __init__(self, targets: Sequence[str], train: Rows) -> None:

@@ -28,6 +28,8 @@ class Metric:
 ACCURACY = Metric("accuracy", "%", True)
 FRAME_ACCURACY = Metric("frame accuracy", "%", True)
 PHONE_ERROR_RATE = Metric("PER", "%", False)
+WORD_ERROR_RATE = Metric("WER", "%", False)
+BLEU = Metric("BLEU", "BLEU", True)
 EQUAL_ERROR_RATE = Metric("EER", "%", False)
 
 

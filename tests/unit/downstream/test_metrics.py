@@ -125,6 +125,13 @@ def test_chance_is_the_share_of_the_commonest_class() -> None:
     assert secondary("accuracy", scores)["chance"] == pytest.approx(75)
 
 
+def test_beside_the_word_error_rate_stand_characters_and_those_that_no_head_could_write() -> None:
+    counts = {"errors": [1, 0], "tokens": [2, 2], "errors_characters": [1, 0], "tokens_characters": [8, 2]}
+    scores = pd.DataFrame(counts | {"unseen": [2, 0]})
+    assert METRICS["WER"](scores)[0] == pytest.approx(25)
+    assert secondary("WER", scores) == {"CER": 10.0, "utterances_with_unseen_characters": 1.0, "chance": 100.0}
+
+
 def test_every_metric_of_a_task_is_computable() -> None:
     from wavbench.downstream.spec import load_task, task_names
 

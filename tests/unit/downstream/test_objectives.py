@@ -1,5 +1,6 @@
 """Losses against torch's own, decoding against plain loops, labels against hand-made timings."""
 
+import jiwer
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from wavbench.downstream.decode import greedy_ctc
-from wavbench.downstream.objectives import Classify, Ctc, Frames, Verify
+from wavbench.downstream.objectives import Classify, Ctc, Frames, Transcribe, Verify
+from wavbench.downstream.spec import load_task
 from wavbench.downstream.text import IGNORED, Segment, Vocabulary, frame_labels, segments_of
 from wavbench.upstream.errors import UserError
 
@@ -164,3 +166,43 @@ def test_predictions_carry_their_class_names() -> None:
     scores = objective.scores([objective.decode(outputs, np.arange(3), None)], [np.arange(3)], 0)
     expected = pd.DataFrame({"errors": [0, 1, 0], "label": ["x", "y", "x"], "prediction": ["x", "x", "x"]})
     pd.testing.assert_frame_equal(scores[list(expected)], expected, check_dtype=False)
+
+
+def spelled(objective: Transcribe, text: str) -> list[int]:
+    return [objective.vocabulary.symbols.index(character) + 1 for character in text]
+
+
+def test_words_and_characters_are_counted_as_jiwer_counts_them() -> None:
+    references = ["the cat sat", "a mat", "on it"]
+    said = ["the  cat at ", " a mat on", ""]
+    objective = Transcribe([list(text) for text in references], np.arange(3), [30] * 3, 50.0)
+    decoded, rows = [[[spelled(objective, text) for text in said]]], [np.arange(3)]
+    scores = objective.scores(decoded, rows, 0)
+    assert scores["hypothesis"].tolist() == ["the cat at", "a mat on", ""]
+    assert scores["reference"].tolist() == references
+    words = jiwer.process_words(references, said)
+    assert scores["errors"].sum() == words.substitutions + words.insertions + words.deletions == 4
+    assert objective.values(decoded, rows)[0] == pytest.approx(100 * words.wer) == 100 * 4 / 7
+    assert scores["tokens_characters"].sum() == sum(map(len, references))
+    hypotheses = scores["hypothesis"].tolist()
+    assert 100 * scores["errors_characters"].sum() / scores["tokens_characters"].sum() == pytest.approx(
+        100 * jiwer.cer(references, hypotheses)
+    )
+
+
+def test_a_character_that_train_lacks_is_an_error_and_is_counted() -> None:
+    objective = Transcribe([list("cafe"), list("café"), list("中文")], np.array([0]), [30] * 3, 50.0)
+    objective.check(np.array([1, 2]), "test")
+    decoded = [[[spelled(objective, "cafe"), []]]]
+    scores = objective.scores(decoded, [np.array([1, 2])], 0)
+    assert scores["errors"].tolist() == [1, 1]
+    assert scores["errors_characters"].tolist() == [1, 2]
+    assert scores["unseen"].tolist() == [1, 2]
+    assert torch.isfinite(objective.loss(Fixed(), torch.randn(1, 20, 5), np.array([1, 2]), np.array([9, 11]))).all()
+    with pytest.raises(UserError, match="'é' occurs in test and never in train"):
+        Ctc(objective.targets, np.array([0]), [30] * 3, 50.0).check(np.array([1]), "test")
+
+
+def test_characters_are_composed_and_blanks_single() -> None:
+    target = load_task("asr").target
+    assert target({"text": "cafe\u0301   au lait "}) == list("caf\u00e9 au lait")

@@ -103,7 +103,7 @@ def source_of(cell: schemas.SweepCell, config: schemas.Sweep) -> Source:
             remedy=f"known options: {', '.join(known) or 'none'}",
         )
     root = Path(config.root or ".")
-    stem = "-".join([cell.corpus, *(str(value) for value in cell.options.values())])
+    stem = cell.name or "-".join([cell.corpus, *(str(value) for value in cell.options.values())])
     place = root / cell.corpus if (root / cell.corpus).is_dir() else root
     return Source(
         manifest=corpora / f"{stem}.csv",

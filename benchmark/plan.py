@@ -142,12 +142,16 @@ def size_of(source: Source) -> Size:
     try:
         reading = module.read(source.place, **dict(source.options))
     except UserError as error:
-        get = f"wavbench corpus fetch {source.corpus} {source.place}/{source.corpus}"
+        folder = source.place if source.place.name == source.corpus else source.place / source.corpus
+        get = f"wavbench corpus fetch {source.corpus} {folder}"
         get = get if getattr(module, "archives", ()) else corpus.obtain
         return Size(0, corpus.hours, f"missing: {error.what} ({error.where}); {get or corpus.source}", False)
     found = len(reading.rows)
     published = reading.expected.get("all") or sum(reading.expected.values())
     hours = corpus.hours * min(found / published, 1.0) if published else corpus.hours
+    lengths = [row.get("duration") or row.get("end", "") for row in reading.rows if not row.get("start")]
+    if len(lengths) == found and all(isinstance(length, float | int) for length in lengths):
+        hours = sum(lengths) / 3600  # as its own lists have them
     if source.lexicon and not source.lexicon.is_file():
         return Size(found, hours, f"the lexicon is missing: {source.lexicon}", False)
     return Size(found, hours, f"to be imported from {reading.root}", True)

@@ -69,6 +69,7 @@ class SweepCell:
     task: str = "???"
     manifest: str = ""  # relative to `corpora`
     corpus: str = ""  # or a data set as its authors lay it out, under `root`: a reader of `wavbench corpus list`
+    name: str = ""  # of its manifest; CORPUS and its options where empty
     options: dict[str, Any] = field(default_factory=dict)  # of that reader
     lexicon: str = ""  # relative to the corpus, or to `root`: phones of its text
     layers: str = "mix"

@@ -40,7 +40,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.cell.task} on {corpus_name(self.manifest)} with {self.upstream_name}"
+        protocol = "" if self.cell.protocol == "clean" else f" (protocol {self.cell.protocol})"
+        return f"{self.cell.task} on {corpus_name(self.manifest)} with {self.upstream_name}{protocol}"
 
 
 @dataclass(frozen=True)

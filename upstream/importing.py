@@ -3,7 +3,7 @@
 Beside `NAME.csv` goes `NAME.json`, its description: licence, citation, the options, the rule that made its text.
 """
 
-import hashlib
+import csv
 import inspect
 import itertools
 import json
@@ -19,13 +19,15 @@ import pandas as pd
 from wavbench import __version__
 from wavbench.upstream import transcripts
 from wavbench.upstream.corpus import Corpus, Reading, load_corpus
-from wavbench.upstream.errors import UserError
+from wavbench.upstream.errors import UserError, closest
 from wavbench.upstream.lexicon import Lexicon
 from wavbench.upstream.manifest import write_manifest
-from wavbench.upstream.row_checks import COLUMNS, SPLITS, leaks_of, problems_of
+from wavbench.upstream.row_checks import COLUMNS, REQUIRED, SPLITS, leaks_of, problems_of
 
 TRANSLATION_RULE = "as is"  # of translations: case and punctuation count in BLEU
 READERS = 4  # threads that look into audio files
+SHOWN = 20  # bad rows that an error names
+DESCRIPTION_BYTES = 1 << 20  # a larger file is no description
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def import_corpus(
     partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """Read a corpus and write its manifest, trials and description.
+    """Read a corpus and write its manifest, trials and description; all is checked before the first is written.
 
     Args:
         name: of a file of corpora/.
@@ -74,12 +76,15 @@ def import_corpus(
     """
     module = load_corpus(name)
     if not hasattr(module, "read"):
-        raise UserError(f"{name} is not imported", remedy=f"wavbench corpus build {name}")
+        raise UserError(f"{name} is made here and not imported", remedy=f"wavbench corpus build {name}")
     corpus: Corpus = module.corpus
-    reading: Reading = module.read(
-        Path(root), **_options(module, options or {}, Path(out).parent if out else Path(root), name)
-    )
-    out = _place(Path(out) if out else reading.root / f"{name}.csv")
+    given = _options(module, options or {}, Path(out).parent if out else Path(root), name)
+    if out:
+        _check_place(Path(out))  # before anything slow
+    reading: Reading = module.read(Path(root), **given)
+    if not out:
+        _check_place(reading.root / f"{name}.csv")
+    out = Path(out) if out else reading.root / f"{name}.csv"
     notes = list(reading.notes)
     rows = _present(reading, corpus, partial, notes)
     if not rows:
@@ -87,28 +92,38 @@ def import_corpus(
             f"no utterance of {corpus.title} was found", where=root, remedy="check the options and the folder"
         )
     _check_counts(rows, reading.expected, corpus, root, partial, notes)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, dtype=object)  # not inferred: an age of 31 beside an empty one would become 31.0
+    table = table.where(table.notna(), "")
     described: dict = {"text": None, "lexicon": None}
     if "text" in table:
         described["text"] = _normalise(table, corpus.text or "as is")
+    if "translation" in table:
+        table["translation"] = [transcripts.normalise(TRANSLATION_RULE, str(t), "") for t in table["translation"]]
+    listed, absent = out.with_name(f"{out.stem}.oov.txt"), {}
     if lexicon is not None:
-        described["lexicon"] = _pronounce(table, lexicon, out, notes)
+        absent = _pronounce(table, lexicon, listed, notes)
+        described["lexicon"] = lexicon.facts() | {"absent": len(absent)}
     _measure(table, reading.root, notes, progress)
     prefix, audio_root = _prefix(reading.root, out)
     table["audio"] = prefix + table["audio"]
     table = _ordered(table)
-    _check_rows(table, audio_root or out.parent, corpus, _separated(reading, corpus))
-    trials = _trials(reading, table, out)
+    separates = corpus.separates if reading.separates is None else reading.separates
+    _check_rows(table, audio_root or out.parent, corpus, separates)
+    trials = _trials(reading, table, out, partial, notes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path, pairs in trials.items():
+        write_manifest(pairs, path)
+    _list_words(absent, listed)
     write_manifest(table, out)
     _describe(out, corpus, name, described, options or {}, partial, audio_root, table)
-    return Imported(out, audio_root, table, trials, tuple(notes))
+    return Imported(out, audio_root, table, tuple(trials), tuple(notes))
 
 
 def description_of(manifest: Path) -> dict:
     """What an import wrote of a manifest; {} where there is nothing or it is broken."""
     try:
         path = manifest.with_suffix(".json")
-        found = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 1 << 20 else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < DESCRIPTION_BYTES else {}
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError):
         return {}
@@ -132,28 +147,44 @@ def statistics(table: pd.DataFrame) -> list[str]:
 
 def _options(module: ModuleType, options: Mapping[str, object], folder: Path, name: str) -> dict:
     """The reader's options; one that has to unpack audio is told where: beside the manifest."""
-    given = dict(options)
-    if "into" in inspect.signature(module.read).parameters:
-        given["into"] = folder / f"{name}_audio"
-    return given
+    given, known = dict(options), list(inspect.signature(module.read).parameters)[1:]
+    unknown = [key for key in given if key not in known or key == "into"]
+    if unknown:
+        plain = [key for key in known if key != "into"]
+        remedy = closest(unknown[0], plain) if plain else "it has no options"
+        raise UserError(f"{name} has no option {unknown[0]!r}", remedy=remedy)
+    return given | ({"into": folder / f"{name}_audio"} if "into" in known else {})
 
 
-def _place(out: Path) -> Path:
+def _check_place(out: Path) -> None:
+    """Refuse a manifest that could not be written, or that would take the place of something else."""
     if out.suffix != ".csv":
         raise UserError(f"{out.name!r} is no name for an imported manifest", where=out, remedy="end it in .csv")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(out.parent, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
+    folder = next(place for place in (out.parent, *out.parent.parents) if place.exists())
+    if not folder.is_dir():
+        raise UserError("a file lies where the manifest's folder goes", where=folder, remedy="give another out=")
+    if not os.access(folder, os.W_OK):
         raise UserError(
-            "the manifest cannot be written there",
-            where=out,
-            why="the folder is read-only",
+            "the manifest cannot be written there", where=out, why="the folder is read-only",
             remedy="give out=FILE.csv in a folder of yours; what reads it then takes root=, as will be printed",
-        )
-    return out
+        )  # fmt: skip
+    beside = out.with_suffix(".json")
+    other = out if out.exists() and not _is_manifest(out) else None
+    other = other or (beside if beside.exists() and not out.exists() and not description_of(out) else None)
+    if other:
+        raise UserError(
+            "something else than a manifest lies there already", where=other,
+            remedy="give another out=FILE.csv, or move that file away",
+        )  # fmt: skip
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file is a CSV with the header of one."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return set(REQUIRED) <= set(next(csv.reader([file.readline(1 << 16)]), ()))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
 
 
 def _present(reading: Reading, corpus: Corpus, partial: bool, notes: list[str]) -> list[dict]:
@@ -203,57 +234,56 @@ def _normalise(table: pd.DataFrame, rule: str) -> str:
     table["text"] = [transcripts.normalise(rule, t, str(lang)) for t, lang in zip(raw, languages, strict=False)]
     if rule == "words":
         table["raw_text"] = [transcripts.as_is(text, "") for text in raw]
-    if "translation" in table:
-        table["translation"] = [transcripts.normalise(TRANSLATION_RULE, str(t), "") for t in table["translation"]]
     return transcripts.rule_name(rule)
 
 
-def _pronounce(table: pd.DataFrame, lexicon: Lexicon, out: Path, notes: list[str]) -> dict:
+def _pronounce(table: pd.DataFrame, lexicon: Lexicon, listed: Path, notes: list[str]) -> dict[str, int]:
+    """Fill `phones`; returns the words that the lexicon lacks, with how often they occur."""
     if "text" not in table:
         raise UserError("a lexicon needs transcripts, and this corpus has none", remedy="leave lexicon= out")
-    phones, absent = [], {}
-    for text in table["text"]:
-        found, missing = lexicon.of(text)
-        phones.append("" if missing else " ".join(found))
-        for word in missing:
-            absent[word] = absent.get(word, 0) + 1
+    if "phones" in table:
+        raise UserError("the corpus has phones of its own", where=lexicon.path, remedy="leave lexicon= out")
+    phones, absent = lexicon.of_all(table["text"])
     table["phones"] = phones
-    listed = out.with_name(f"{out.stem}.oov.txt")
-    listed.unlink(missing_ok=True)
+    if absent:
+        first = ", ".join(sorted(absent, key=lambda word: (-absent[word], word))[:5])
+        notes.append(
+            f"{len(absent):,} words are not in the lexicon (most frequent: {first}): "
+            f"{phones.count(''):,} of {len(table):,} utterances have no phones; the words: {listed}"
+        )
+    return absent
+
+
+def _list_words(absent: Mapping[str, int], path: Path) -> None:
+    """Words and how often they occur, most frequent first; a list of an earlier import goes where there are none."""
+    path.unlink(missing_ok=True)
     if absent:
         ranked = sorted(absent.items(), key=lambda item: (-item[1], item[0]))
-        write_text(listed, "".join(f"{word}\t{count}\n" for word, count in ranked))
-        left = phones.count("")
-        notes.append(
-            f"{len(absent):,} words are not in the lexicon (most frequent: {', '.join(w for w, _ in ranked[:5])}): "
-            f"{left:,} of {len(table):,} utterances have no phones; the words: {listed}"
-        )
-    digest = hashlib.blake2b(lexicon.path.read_bytes(), digest_size=16).hexdigest()
-    return {"name": lexicon.path.name, "hash": digest, "words": len(lexicon), "absent": len(absent)}
+        write_text(path, "".join(f"{word}\t{count}\n" for word, count in ranked))
 
 
 def _measure(table: pd.DataFrame, root: Path, notes: list[str], progress: Callable[[int, int], None] | None) -> None:
     """Fill `duration` in seconds from segments or file headers; extraction says why a file cannot be opened."""
     import soundfile
 
-    def seconds(row: tuple) -> float | str:
+    def seconds(row: tuple) -> object:
         audio, start, end, known = row
         if known:
             return known
-        if end != "":
-            return round(float(end) - float(start or 0), 6)
         try:
+            if end != "":
+                return round(float(end) - float(start or 0), 6)
             with soundfile.SoundFile(root / audio) as file:
                 return round(file.frames / file.samplerate - float(start or 0), 6)
-        except (soundfile.SoundFileError, OSError, RuntimeError, ZeroDivisionError):
-            return ""
+        except (soundfile.SoundFileError, OSError, RuntimeError, ZeroDivisionError, ValueError):
+            return ""  # of a start or end that is no number, the check of rows says more
 
     columns = [table[name] if name in table else itertools.repeat("") for name in ("start", "end", "duration")]
     rows = list(zip(table["audio"], *columns, strict=False))
-    found: list[float | str] = []
+    found: list[object] = []
     with ThreadPoolExecutor(READERS) as pool:
         for done, value in enumerate(pool.map(seconds, rows, chunksize=256), start=1):
-            found.append(value if value == "" or 0 < float(value) < float("inf") else "")
+            found.append(value if _is_length(value) else "")
             if progress and (done % 200 == 0 or done == len(rows)):
                 progress(done, len(rows))
     table["duration"] = found
@@ -263,6 +293,13 @@ def _measure(table: pd.DataFrame, root: Path, notes: list[str], progress: Callab
             f"{len(unread):,} audio files cannot be opened (first: {unread.iloc[0]}); they stay in the manifest, "
             "extraction lists them with the reason"
         )
+
+
+def _is_length(value: object) -> bool:
+    try:
+        return 0 < float(value) < float("inf")
+    except (TypeError, ValueError):
+        return False
 
 
 def _prefix(root: Path, out: Path) -> tuple[str, Path | None]:
@@ -282,19 +319,17 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "").map(str)
 
 
-def _separated(reading: Reading, corpus: Corpus) -> tuple[str, ...]:
-    return corpus.separates if reading.separates is None else reading.separates
-
-
 def _check_rows(table: pd.DataFrame, root: Path, corpus: Corpus, separates: tuple[str, ...]) -> None:
     numbered = table.assign(_line=range(2, len(table) + 2))
-    problems = problems_of(numbered, root) + leaks_of(numbered)
+    problems = sorted(problems_of(numbered, root) + leaks_of(numbered), key=lambda problem: problem.line)
     if problems:
-        shown = "\n    ".join(str(problem) for problem in problems[:20])
+        count = len({problem.line for problem in problems})
+        shown = "\n    ".join(str(problem) for problem in problems[:SHOWN])
+        more = f"\n    ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
-            f"{len(problems)} rows of {corpus.title} cannot be a manifest",
+            f"{count} row{'s' * (count > 1)} of {corpus.title} cannot be in a manifest",
             where=root,
-            why=f"\n    {shown}",
+            why=f"\n    {shown}{more}",
             remedy="line numbers are those of the manifest that would have been; mend them where the corpus lies",
         )
     for column in separates:
@@ -309,23 +344,26 @@ def _check_rows(table: pd.DataFrame, root: Path, corpus: Corpus, separates: tupl
             )
 
 
-def _trials(reading: Reading, table: pd.DataFrame, out: Path) -> tuple[Path, ...]:
-    """Trials beside the manifest, one file each, without those that name utterances which are not there."""
-    paths, ids = [], set(table["id"])
+def _trials(
+    reading: Reading, table: pd.DataFrame, out: Path, partial: bool, notes: list[str]
+) -> dict[Path, pd.DataFrame]:
+    """Trials by the file that they go to; of what is partial, without those of utterances that are not there."""
+    found, ids = {}, set(table["id"])
     for name, trials in reading.trials.items():
         known = trials["enroll"].isin(ids) & trials["test"].isin(ids)
         if not known.all():
             unknown = next(i for i in pd.concat([trials["enroll"], trials["test"]]) if i not in ids)
-            raise UserError(
-                f"{(~known).sum():,} of {len(trials):,} trials of list {name} name an utterance that there is not",
-                where=reading.root,
-                why=f"first: {unknown}",
-                remedy="copy the corpus again, or leave that list out of trials=",
-            )
-        path = out.with_name(f"{out.stem}.{name}.csv")
-        write_manifest(trials.assign(target=trials["target"].astype(int)), path)
-        paths.append(path)
-    return tuple(paths)
+            said = f"{(~known).sum():,} of {len(trials):,} trials of list {name} name an utterance that there is not"
+            if not partial:
+                raise UserError(
+                    said, where=reading.root, why=f"first: {unknown}",
+                    remedy="copy the corpus again, or import without that list; partial=true leaves such trials out",
+                )  # fmt: skip
+            notes.append(f"partial: {said}, and are left out (first: {unknown})")
+        if known.any():
+            kept = trials[known]
+            found[out.with_name(f"{out.stem}.{name}.csv")] = kept.assign(target=kept["target"].astype(int))
+    return found
 
 
 def _describe(
@@ -353,5 +391,8 @@ def _describe(
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

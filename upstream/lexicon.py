@@ -1,7 +1,10 @@
 """Words to phones through a lexicon file: there is no guessing, words that it lacks are listed."""
 
+import hashlib
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +44,20 @@ class Lexicon:
             elif bare:
                 absent.append(bare)
         return phones, absent
+
+    def of_all(self, texts: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+        """Phones of each text, "" where a word is absent, and how often each of those words occurs."""
+        phones, missing = [], Counter()
+        for text in texts:
+            found, absent = self.of(text)
+            phones.append("" if absent else " ".join(found))
+            missing.update(absent)
+        return phones, dict(missing)
+
+    def facts(self) -> dict[str, object]:
+        """What a description says of it."""
+        digest = hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
+        return {"name": self.path.name, "hash": digest, "words": len(self)}
 
 
 def read_lexicon(path: Path | str, *, stress: bool = True) -> Lexicon:

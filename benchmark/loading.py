@@ -1,5 +1,6 @@
 """Configuration values to an upstream that is ready to run."""
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
@@ -24,9 +25,7 @@ def load_upstream(
     precision: str = "fp32",
     checkpoints: str = "",
 ):
-    """An upstream by name; says what was left out of its checkpoint.
-
-    A name of configs/upstream stands for the official checkpoint, as a preset alone has no weights.
+    """An upstream by name, for a command; says what was left out of its checkpoint.
 
     Args:
         checkpoints: folder that is looked into for official checkpoints; the Hub where empty.
@@ -34,36 +33,67 @@ def load_upstream(
     Raises:
         UserError: an unknown name, option or device.
     """
-    from wavbench.upstream.catalog import load
-
     place, given = check_device(device), {}
     if options is not None:
         given = {key: getattr(options, key) or None for key in ("weights", "revision", "language")}
         given["seed"] = check_seed("seed", options.seed)
-    baseline = None if given.get("weights") else find_baseline(name)
-    if baseline is None:
-        upstream = load(name, device=place, precision=precision, **given)
-    else:
-        source, revision = place_of(name, baseline, checkpoints)
-        if given.get("revision") and revision is None:
-            raise UserError(f"{name} is read from {source}, which has no revisions", remedy="leave revision= out")
-        given["revision"] = given.get("revision") or revision
-        upstream = load(source, device=place, precision=precision, **given)
-        upstream.name, upstream.pretraining = name, baseline.pretraining
-        _say_differences(name, baseline, upstream)
+    upstream = load(name, device=place, precision=precision, checkpoints=checkpoints, **given)
     for remark in upstream.remarks():
         print(f"note: {remark}")
     return upstream
 
 
-def _say_differences(name: str, baseline: Baseline, upstream) -> None:
+def load(
+    name: str,
+    *,
+    weights: str | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    language: str | None = None,
+    device="cpu",
+    precision: str = "fp32",
+    checkpoints: str = "",
+):
+    """An upstream by name; a name of configs/upstream is the official checkpoint, as a preset alone has no weights.
+
+    Args:
+        name: an official checkpoint, or whatever `upstream.catalog.load` takes: a preset, folder, file or hub id.
+        weights: `"random"` for a random twin with fresh weights from `seed`.
+        seed: of random weights.
+        revision: branch, tag or commit of a hub id.
+        language: code of the language whose adapters a multilingual checkpoint (MMS) is used with.
+        device: where the model runs.
+        precision: "fp32" or "bf16".
+        checkpoints: folder that is looked into for official checkpoints; the Hub where empty.
+
+    Raises:
+        UserError: the name is unknown, the preset has no weights, or a checkpoint does not fit its model.
+    """
+    from wavbench.upstream import catalog
+
+    given = {"language": language, "device": device, "precision": precision}
+    baseline = None if weights else find_baseline(name)
+    if baseline is None:
+        return catalog.load(name, weights=weights, seed=seed, revision=revision, **given)
+    source, pinned = place_of(name, baseline, checkpoints)
+    if revision and pinned is None:
+        raise UserError(f"{name} is read from {source}, which has no revisions", remedy="leave revision= out")
+    upstream = catalog.load(source, revision=revision or pinned, **given)
+    upstream.name, upstream.pretraining = name, baseline.pretraining
+    told = [f"language {upstream.language}"] if upstream.language else []
+    told += [upstream.precision] if upstream.precision != "fp32" else []
+    upstream.checkpoint = " ".join([name, *told])  # its folder's name says less, and its hash says which it is
+    upstream.notes = (*upstream.notes, *_differences(name, baseline, upstream))
+    return upstream
+
+
+def _differences(name: str, baseline: Baseline, upstream) -> Iterator[str]:
     """Where a checkpoint is not what its description says."""
     if upstream.num_parameters != baseline.parameters:
-        print(f"note: {name} has {upstream.num_parameters:,} parameters where {baseline.parameters:,} are published")
-    spectra = "spectra" in baseline.normalisation
-    if not spectra and baseline.normalisation not in upstream.normalisation:
-        print(
-            f"note: {name} normalises waveforms with {upstream.normalisation!r}, as its folder says; "
+        yield f"{name} has {upstream.num_parameters:,} parameters where {baseline.parameters:,} are published"
+    if "spectra" not in baseline.normalisation and baseline.normalisation not in upstream.normalisation:
+        yield (
+            f"{name} normalises waveforms with {upstream.normalisation!r}, as its folder says; "
             f"its authors trained it with {baseline.normalisation!r}"
         )
 

@@ -1,5 +1,6 @@
 """Boards to figures: PNG to look at, SVG for papers, CSV to plot again."""
 
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from wavbench.benchmark.record import write_text
 # Okabe and Ito's colours, told apart by people with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
+TITLE = 40  # characters of a panel's title in a line
 
 
 def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
@@ -76,7 +78,7 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
             axis.annotate("chance", (board.chance, 0.02), xycoords=("data", "axes fraction"), fontsize=7, color="grey")
         axis.set_yticks([-row.rank for row in board.rows], [row.upstream for row in board.rows])
         axis.set_ylim(-len(board.rows) - 0.7, -0.3)
-        axis.set_title(board.name, fontsize=9, loc="left")
+        axis.set_title(textwrap.fill(board.name, TITLE), fontsize=9, loc="left")
         axis.set_xlabel(_label(board))
         axis.grid(axis="x", alpha=0.25)
     columns = ["task", "corpus", "upstream", "value", "low", "high"]
@@ -106,7 +108,7 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
                 axis.axhline(mix, color=colour, linewidth=1, linestyle="--", alpha=0.7)
         if board.chance is not None:
             named["chance"] = axis.axhline(board.chance, color="grey", linestyle=":", linewidth=1)
-        axis.set_title(board.name, fontsize=9, loc="left")
+        axis.set_title(textwrap.fill(board.name, TITLE), fontsize=9, loc="left")
         axis.set_xlabel("layer (0: input of the first block); dashed: mix of all layers")
         axis.set_ylabel(_label(board))
         axis.xaxis.get_major_locator().set_params(integer=True)

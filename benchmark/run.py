@@ -150,7 +150,7 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
     columns = dict.fromkeys(["id", "split", *task.needs, *OPTIONAL])
     described = description_of(manifest.path)
     made_of = {"columns": manifest.hash(columns), "audio": hashes}
-    if rule := described.get("text"):
+    if {"text", "phones", "translation"} & set(task.needs) and (rule := described.get("text")):
         made_of["text"] = str(rule)  # how transcripts were normalised; manifests that nobody imported have no rule
     corpus_hash = key_of(made_of)
     corpora = {manifest.name, described.get("corpus"), described.get("part_of")}

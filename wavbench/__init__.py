@@ -68,7 +68,7 @@ if not any(isinstance(finder, _TorchaudioExtension) for finder in sys.meta_path)
 _LAZY = {
     "Features": "wavbench.upstream.features",
     "UserError": "wavbench.upstream.errors",
-    "load": "wavbench.upstream.catalog",
+    "load": "wavbench.benchmark.loading",
     "open_store": "wavbench.upstream.store",
 }
 

@@ -85,6 +85,8 @@ def test_every_determinant_of_a_result_changes_its_key(
         write_trials(drawn.iloc[seed:], path)
     other = changed(corpus, tmp_path / "audio", "text", 0, "x")
     soundfile.write(other.parent / "audio/u0001.wav", make_speech(0.4, seed=99), 16_000)
+    ruled = changed(corpus, tmp_path / "rule", "text", 0, "words of 0")
+    ruled.with_suffix(".json").write_text('{"text": "words 1"}')
     tiny = [load("wav2vec2_tiny", weights="random", seed=seed) for seed in (0, 1)]
     keys = {
         "as it is": key(corpus, fbank, tmp_path),
@@ -102,6 +104,10 @@ def test_every_determinant_of_a_result_changes_its_key(
         "id": key(changed(corpus, tmp_path / "id", "id", 0, "another"), fbank, tmp_path),
         "segment": key(changed(corpus, tmp_path / "start", "start", 0, "0.1"), fbank, tmp_path),
         "audio": key(other, fbank, tmp_path),
+        "protocol": key(corpus, fbank, tmp_path, task="er", protocol="superb"),
+        "emotions": key(corpus, fbank, tmp_path, task="er"),
+        "transcripts": key(corpus, fbank, tmp_path, task="asr"),
+        "how transcripts were normalised": key(ruled, fbank, tmp_path, task="asr"),
     }
     assert len(set(keys.values())) == len(keys), keys
 
@@ -113,6 +119,9 @@ def test_what_does_not_determine_a_result_leaves_its_key(
     assert key(corpus, fbank, tmp_path / "elsewhere") == as_it_is
     assert key(corpus, fbank, tmp_path, keep_frames=True) == as_it_is
     assert key(corpus, fbank, tmp_path, layers="all") == as_it_is
+    described = changed(corpus, tmp_path / "described", "gender", 0, "x", "other.csv")
+    described.with_suffix(".json").write_text('{"text": "words 1", "corpus": "mine"}')
+    assert key(described, fbank, tmp_path) == as_it_is
     for column in ("text", "emotion", "gender"):  # asv reads none of them
         assert key(changed(corpus, tmp_path / column, column, 0, "x", "other.csv"), fbank, tmp_path) == as_it_is
     monkeypatch.setattr(records, "commit", lambda: "another")

@@ -1,0 +1,101 @@
+"""Protocols: what SUPERB's does otherwise than ours, and where it cannot be had."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from wavbench.downstream import fit as module
+from wavbench.downstream.fit import fit
+from wavbench.downstream.heads import mean_linear
+from wavbench.downstream.objectives import Classify
+from wavbench.downstream.spec import CLEAN, PROTOCOLS, SUPERB_RATES, Budget, find_protocol, load_task, task_names
+from wavbench.downstream.splits import splits_of
+from wavbench.upstream.errors import UserError
+
+SUPERB = PROTOCOLS["superb"]
+
+
+def sessions(count: int = 5, each: int = 20) -> pd.DataFrame:
+    """A corpus of IEMOCAP's shape: sessions of two speakers each."""
+    rows = [
+        {
+            "id": f"u{s}-{k}",
+            "session": str(s),
+            "speaker": f"s{s}{'FM'[k % 2]}",
+            "emotion": "ab"[k // 2 % 2],
+            "split": "train",
+        }
+        for s in range(1, count + 1)
+        for k in range(each)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_corpus_of_sessions_leaves_each_out_with_the_next_as_dev() -> None:
+    table = sessions()
+    folds = splits_of(table, load_task("er"))
+    assert [fold.name for fold in folds] == ["1", "2", "3", "4", "5"]
+    for fold in folds:
+        held = [set(table["session"].iloc[part]) for part in (fold.train, fold.dev, fold.test)]
+        assert [len(part) for part in held] == [3, 1, 1]
+        assert held[2] == {fold.name}
+        speakers = [set(table["speaker"].iloc[part]) for part in (fold.train, fold.dev, fold.test)]
+        assert not speakers[0] & (speakers[1] | speakers[2])
+
+
+def test_superb_draws_a_fifth_of_the_other_sessions_as_dev_whoever_speaks() -> None:
+    table = sessions()
+    for fold in splits_of(table, load_task("er"), SUPERB):
+        assert (len(fold.train), len(fold.dev), len(fold.test)) == (64, 16, 20)
+        assert set(table["session"].iloc[fold.test]) == {fold.name}
+        assert sorted(np.concatenate([fold.train, fold.dev, fold.test])) == list(range(len(table)))
+        assert set(table["speaker"].iloc[fold.dev]) & set(table["speaker"].iloc[fold.train])
+    again = splits_of(table, load_task("er"), SUPERB)
+    assert all((a.dev == b.dev).all() for a, b in zip(splits_of(table, load_task("er"), SUPERB), again, strict=True))
+
+
+def test_superb_has_its_own_budgets_and_five_rates_on_a_log_scale() -> None:
+    budget = load_task("er").budget_of(SUPERB)
+    assert (budget.updates, budget.batch, budget.evaluate_every) == (30_000, 32, 1_000)
+    assert load_task("pr").budget_of(SUPERB).updates == 100_000
+    assert SUPERB_RATES == (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    assert load_task("er").budget_of(CLEAN) == load_task("er").budget
+
+
+def test_a_task_whose_head_is_not_superbs_says_so() -> None:
+    with pytest.raises(UserError, match="no protocol superb") as caught:
+        load_task("asv").budget_of(SUPERB)
+    assert caught.value.remedy == "protocol=clean"
+
+
+def test_every_task_has_the_clean_protocol() -> None:
+    assert all(load_task(name).budget_of(CLEAN).updates for name in task_names())
+
+
+def test_a_misspelt_protocol_is_named() -> None:
+    with pytest.raises(UserError, match="no protocol 'supreb'") as caught:
+        find_protocol("supreb")
+    assert "superb" in caught.value.remedy
+
+
+def test_constant_rates_are_constant_and_others_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    step = module.StackedAdam.step
+    monkeypatch.setattr(module.StackedAdam, "step", lambda self, share=1.0: (shares.append(share), step(self, share)))
+
+    class Batches:
+        def take(self, rows: np.ndarray):
+            return torch.randn(1, len(rows), 4), None
+
+        def length(self, row: int) -> int:
+            return 1
+
+    objective = Classify(["a", "b"] * 10, np.arange(20))
+    budget = Budget(updates=10, batch=4, evaluate_every=5, learning_rates=(1e-3,))
+    rows = np.arange(20)
+    for falls in (True, False):
+        model = module.HeadStack(0, [0], 1, lambda heads: mean_linear.build(heads, 4, 2))
+        fit(model, objective, Batches(), rows, rows, [1e-3], budget, True, 0, falls=falls)
+    assert shares[:10] == [1, 1, 1, 1, 1, 1, 0.8, pytest.approx(0.6), pytest.approx(0.4), pytest.approx(0.2)]
+    assert shares[10:] == [1.0] * 10

@@ -57,9 +57,10 @@ def read_trials(path: Path | str) -> pd.DataFrame:
         raise UserError("there is no such trials file", where=path, remedy="leave trials= out to have them drawn")
     try:
         if path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)[["enroll", "test", "target"]]
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            table = table[["enroll", "test", "target"]]
         else:
-            table = pd.read_csv(path, sep=r"\s+", names=["target", "enroll", "test"], dtype=str)
+            table = pd.read_csv(path, sep=r"\s+", names=["target", "enroll", "test"], dtype=str, encoding="utf-8-sig")
         target = table["target"].map({"1": True, "0": False, "True": True, "False": False})
         if target.isna().any() or table.empty:
             raise ValueError("a trial is neither target (1) nor non-target (0)" if len(table) else "it has no trials")

@@ -100,3 +100,15 @@ def test_a_trials_file_of_something_else_is_refused(tmp_path, text: str) -> None
     (tmp_path / "trials.csv").write_text(text)
     with pytest.raises(UserError, match="trials"):
         read_trials(tmp_path / "trials.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("t.csv", "enroll,test,target\r\na,b,1\r\na,c,0\r\n"), ("t.txt", "1 a b\r\n0 a c\r\n")],
+)
+def test_trials_of_other_tools_may_have_a_byte_order_mark_and_windows_line_ends(tmp_path, name, text) -> None:
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    trials = read_trials(tmp_path / name)
+    assert trials["enroll"].tolist() == ["a", "a"]
+    assert trials["test"].tolist() == ["b", "c"]
+    assert trials["target"].tolist() == [True, False]

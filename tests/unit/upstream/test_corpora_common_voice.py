@@ -95,3 +95,10 @@ def test_other_pairs_and_filters_are_named_and_absent_clips_said(tmp_path: Path)
 
 def test_backslashes_before_tabs_and_backslashes_go() -> None:
     assert covost2.unescaped(r"a\\b") == r"a\b"
+
+
+def test_numbers_of_words_are_not_compared_where_a_language_does_not_part_them() -> None:
+    text, translation = "He said that nobody had seen them since.", "他说从那以后没有人见过他们。"
+    assert covost2.is_noise(text, translation)
+    assert not covost2.is_noise(text, translation, "en_zh-CN")
+    assert covost2.is_noise(text, "REMOVE", "en_ja")

@@ -46,7 +46,8 @@ def read(root: Path, *, pair: str = "en_de", filter: str = "superb") -> Reading:
             `covost_v2.en_de.tsv` beside `cv-corpus-4-2019-12-10/en/`.
         pair: source and target language.
         filter: `superb` leaves out, in all three splits, rows with an empty side, with five times more words on one
-            side than on the other (not for Chinese and Japanese, which do not part words), and those that say REMOVE (as SUPERB's page says; its script names no such word).
+            side than on the other (not for Chinese and Japanese, which do not part words), and those that say REMOVE
+            (as SUPERB's page says; its script names no such word).
     """
     if pair not in PAIRS:
         raise UserError(f"CoVoST 2 has no pair {pair!r}", where="pair=", remedy=closest(pair, list(PAIRS)))

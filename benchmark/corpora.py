@@ -143,6 +143,12 @@ def corpus_check(config: schemas.CorpusCheck) -> int:
         print(problem)
     for warning in warnings:
         print(f"note: {warning}")
+    if config.mended and mended.empty:
+        raise UserError(
+            "no row can be kept, so nothing was written", where=f"mended={config.mended}",
+            why=f"{len(problems)} problems are listed above" if problems else "the table has no rows",
+            remedy="absolute paths are kept where the audio lies in the folder of the mended table: put that above it",
+        )  # fmt: skip
     if config.mended:
         write_manifest(mended, config.mended)
         print(f"manifest: {config.mended} ({len(mended)} rows)")

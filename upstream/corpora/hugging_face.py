@@ -17,7 +17,7 @@ corpus = Corpus(
     folder="data",
     tasks=("asr", "lid", "er", "st"),
     licence="as its card says",
-    source="https://huggingface.co/datasets",
+    source="the Hugging Face Hub, by OWNER/NAME",
     obtain='id=OWNER/NAME downloads it with the library datasets (pip install "wavbench[datasets]")',
     text="words",
 )

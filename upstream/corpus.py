@@ -234,7 +234,7 @@ def read_lines(path: Path, what: str, encoding: str = "utf-8") -> Iterator[tuple
 
 
 def read_table(
-    path: Path, what: str, needs: Iterable[str], *, delimiter: str = "\t", quoted: bool = False
+    path: Path, what: str, needs: Iterable[str], *, delimiter: str = "\t", quoted: bool = False, spill: str = ""
 ) -> list[dict[str, str]]:
     """Rows of a table with a header line, by column name.
 
@@ -242,37 +242,45 @@ def read_table(
         what: for errors, what the file is.
         needs: columns that must be there.
         quoted: whether fields may be in double quotes (CSV); tab-separated tables of the field are not.
+        spill: column whose text may hold the delimiter: fields that are too many are parts of it.
 
     Raises:
         UserError: the file is missing, is no text, lacks a column, or a row has another number of fields.
     """
-    text = "\n".join(line for _, line in read_lines(path, what)) if not quoted else _whole(path, what)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-    try:
-        header = next(reader)
-        absent = [name for name in needs if name not in header]
-        if absent:
-            raise UserError(
-                f"{what} lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}",
-                where=path,
-                why=f"it has {', '.join(header)[:300]}",
-                remedy="is this the file of another release?",
-            )
-        rows = []
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
+    lines = _quoted(path, what, delimiter) if quoted else ((n, x.split(delimiter)) for n, x in read_lines(path, what))
+    header: list[str] = []
+    rows = []
+    for number, fields in lines:
+        if not header:
+            header = fields
+            absent = [name for name in needs if name not in header]
+            if absent:
                 raise UserError(
-                    f"{what} has a row of {len(row)} fields under a header of {len(header)}",
-                    where=f"{path}, line {reader.line_num}",
-                    remedy="the file was cut or changed: copy it again",
+                    f"{what} lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}",
+                    where=path,
+                    why=f"it has {', '.join(header)[:300]}",
+                    remedy="is this the file of another release?",
                 )
-            rows.append(dict(zip(header, row, strict=True)))
-        return rows
-    except StopIteration:
-        raise UserError(f"{what} is empty", where=path, remedy="copy or unpack the corpus again") from None
+            continue
+        surplus = len(fields) - len(header)
+        if surplus > 0 and spill in header:
+            place = header.index(spill)
+            fields[place : place + surplus + 1] = [" ".join(fields[place : place + surplus + 1])]
+        elif surplus:
+            refuse_row(path, number, f"{len(fields)} fields under a header of {len(header)}")
+        rows.append(dict(zip(header, fields, strict=True)))
+    if not header:
+        refuse_empty(path, what)
+    return rows
+
+
+def _quoted(path: Path, what: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Numbered rows of a table whose fields may hold line ends."""
+    reader = csv.reader(io.StringIO(_whole(path, what), newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
     except csv.Error as error:
         raise UserError(f"{what} cannot be read as a table", where=path, why=str(error)) from None
 

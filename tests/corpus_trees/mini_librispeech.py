@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from corpus_trees import Tree, write_audio, write_text
+from corpus_trees import Tree
+from corpus_trees.librispeech import write_chapter
 
 SPEAKERS = {"train-clean-5": ("1088", "163"), "dev-clean-2": ("84",)}
 TEXTS = ("SO IT IS SAID ANYWAY", "DON'T")
@@ -11,11 +12,7 @@ def build(root: Path, speakers: dict[str, tuple[str, ...]] = SPEAKERS) -> Tree:
     top = root / "LibriSpeech"
     for part, names in speakers.items():
         for speaker in names:
-            folder = top / part / speaker / "134315"
-            lines = [f"{speaker}-134315-{k:04d} {text}\n" for k, text in enumerate(TEXTS)]
-            write_text(folder / f"{speaker}-134315.trans.txt", "".join(lines))
-            for k in range(len(TEXTS)):
-                write_audio(folder / f"{speaker}-134315-{k:04d}.flac", seed=int(speaker) * 10 + k)
+            write_chapter(top / part, speaker, "134315", TEXTS)
     return Tree(
         root=root,
         audio=top / "dev-clean-2/84/134315/84-134315-0001.flac",

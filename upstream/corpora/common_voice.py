@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from wavbench.upstream.corpus import Corpus, Reading, find_root, need_folder, read_lines, read_table, refuse_row
+from wavbench.upstream.corpus import Corpus, Reading, find_root, need_folder, read_table
 from wavbench.upstream.errors import UserError, closest
 
 corpus = Corpus(
@@ -19,6 +19,7 @@ corpus = Corpus(
 )
 
 SPLITS = ("train", "dev", "test")
+NEEDS = ("client_id", "path", "sentence")
 BCP47 = {"nan-tw": "nan-TW"}  # the other codes of Common Voice are tags already
 
 
@@ -36,9 +37,7 @@ def read(root: Path, *, language: str = "") -> Reading:
     lengths = _lengths(folder / "clip_durations.tsv")
     rows = []
     for split in SPLITS:
-        for row in table(
-            folder / f"{split}.tsv", f"the {split} list of Common Voice", ("client_id", "path", "sentence")
-        ):
+        for row in clips_of(folder / f"{split}.tsv", f"the {split} list of Common Voice", NEEDS):
             code = row.get("locale") or language or folder.name
             clip = clip_name(row["path"])
             rows.append(
@@ -58,39 +57,12 @@ def read(root: Path, *, language: str = "") -> Reading:
     return Reading(root=folder, rows=rows)
 
 
-def table(path: Path, what: str, needs: Iterable[str]) -> list[dict[str, str]]:
+def clips_of(path: Path, what: str, needs: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a TSV of Common Voice by column name; nothing in it is quoted, whatever quotation marks there are.
 
-    A sentence may hold a tab (some of early releases do): the fields that are too many are parts of it.
-
-    Raises:
-        UserError: the file is missing or lacks a column, or a row has too few fields.
+    A sentence may hold a tab, as some of early releases do.
     """
-    header: list[str] = []
-    rows = []
-    for number, line in read_lines(path, what):
-        fields = line.split("\t")
-        if not header:
-            header = fields
-            absent = [name for name in needs if name not in header]
-            if absent:
-                raise UserError(
-                    f"{what} lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}",
-                    where=path,
-                    why=f"it has {', '.join(header)[:300]}",
-                    remedy="is this the file of another data set?",
-                )
-            continue
-        surplus = len(fields) - len(header)
-        if surplus > 0 and "sentence" in header:
-            place = header.index("sentence")
-            fields[place : place + surplus + 1] = [" ".join(fields[place : place + surplus + 1])]
-        elif surplus:
-            refuse_row(path, number, f"{len(fields)} fields under a header of {len(header)}")
-        rows.append(dict(zip(header, fields, strict=True)))
-    if not header:
-        raise UserError(f"{what} is empty", where=path, remedy="copy or unpack the corpus again")
-    return rows
+    return read_table(path, what, needs, spill="sentence")
 
 
 def clip_name(path: str) -> str:

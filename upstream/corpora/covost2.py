@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from wavbench.upstream.corpora.common_voice import clip_name, table
+from wavbench.upstream.corpora.common_voice import clip_name, clips_of
 from wavbench.upstream.corpus import Archive, Corpus, Reading, find_root, need_file, read_table
 from wavbench.upstream.errors import UserError, closest
 
@@ -113,7 +113,7 @@ def _made(folder: Path, name: str) -> dict[str, list[dict[str, str]]]:
     return {
         split: [
             {key: unescaped(value) for key, value in row.items()}
-            for row in table(folder / f"{name}.{split}.tsv", f"the {split} list of CoVoST 2", needs)
+            for row in clips_of(folder / f"{name}.{split}.tsv", f"the {split} list of CoVoST 2", needs)
         ]
         for split in SPLITS
     }
@@ -126,7 +126,7 @@ def _joined(path: Path, clips: Path) -> dict[str, list[dict[str, str]]]:
     }
     validated = need_file(clips / "validated.tsv", "the list of validated clips of Common Voice 4")
     splits: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
-    for row in table(validated, "the list of validated clips of Common Voice 4", ("path", "sentence", "client_id")):
+    for row in clips_of(validated, "the list of validated clips of Common Voice 4", ("path", "sentence", "client_id")):
         found = translated.get(row["path"])
         split = found["split"].removesuffix("_covost") if found else ""
         # of what CoVoST 1 added to the splits, the second one takes up the training part only

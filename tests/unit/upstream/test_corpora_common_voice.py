@@ -13,7 +13,7 @@ from wavbench.upstream.errors import UserError
 
 def test_quotation_marks_are_text_and_surplus_tabs_belong_to_the_sentence(tmp_path: Path) -> None:
     path = write_text(tmp_path / "train.tsv", '\ufeffclient_id\tpath\tsentence\tage\r\nx\ta.mp3\t"one\ttwo\t\r\n')
-    assert common_voice.table(path, "a list", ("path",)) == [
+    assert common_voice.clips_of(path, "a list", ("path",)) == [
         {"client_id": "x", "path": "a.mp3", "sentence": '"one two', "age": ""}
     ]
 
@@ -21,7 +21,7 @@ def test_quotation_marks_are_text_and_surplus_tabs_belong_to_the_sentence(tmp_pa
 def test_a_row_that_was_cut_is_named(tmp_path: Path) -> None:
     path = write_text(tmp_path / "train.tsv", "client_id\tpath\tsentence\nx\ta.mp3\n")
     with pytest.raises(UserError) as caught:
-        common_voice.table(path, "a list", ("path",))
+        common_voice.clips_of(path, "a list", ("path",))
     assert "line 2" in caught.value.where
 
 

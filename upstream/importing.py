@@ -222,7 +222,7 @@ def _check_counts(
             f"{corpus.title} is not as it is published",
             where=root,
             why="; ".join(wrong),
-            remedy="copy or unpack it again; partial=true imports what is there, and its results say so",
+            remedy="copy or unpack it again; partial=true imports what is there, and the description says so",
         )
     notes += [f"partial: {sentence}" for sentence in wrong]
 

@@ -1,16 +1,22 @@
-"""Every table and command of docs/own_data.md, as they stand there, in a folder of their own."""
+"""Every table and command of docs/own_data.md and docs/corpora.md, as they stand there, in folders of their own."""
 
 import csv
 import importlib
 import io
 import re
 import shlex
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import soundfile
+from corpus_trees import mini_librispeech as mini_tree
+from file_server import serving
+
+from wavbench.upstream.corpora import mini_librispeech
+from wavbench.upstream.corpus import Archive
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SECONDS = 4.0  # of every recording: segments in the page end before
@@ -37,7 +43,7 @@ class Block:
     @property
     def commands(self) -> list[list[str]]:
         """Words of each command; explanations behind three blanks are none."""
-        lines = self.text.replace("\\\n", " ").splitlines()
+        lines = re.sub(r" *\\\n *", " ", self.text).splitlines()
         return [shlex.split(re.split(r"\s{3,}", line.strip())[0]) for line in lines if line.startswith("wavbench ")]
 
 
@@ -122,8 +128,9 @@ def test_a_mended_table_without_rows_is_not_written(
     assert not (folder / "apart").exists()
 
 
-def test_values_in_the_python_of_the_page_are_true() -> None:
-    lines = [line for block in blocks("own_data.md") if block.kind == "python" for line in block.text.splitlines()]
+@pytest.mark.parametrize("page", ["own_data.md", "corpora.md"])
+def test_values_in_the_python_of_the_pages_are_true(page: str) -> None:
+    lines = [line for block in blocks(page) if block.kind == "python" for line in block.text.splitlines()]
     known: dict = {}
     checked = 0
     for line in lines:
@@ -134,3 +141,30 @@ def test_values_in_the_python_of_the_page_are_true() -> None:
         else:
             exec(code, known)
     assert checked
+
+
+def test_three_commands_lead_from_nothing_to_a_result(
+    wavbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini_tree.build(tmp_path / "made", {"train-clean-5": ("19", "26"), "dev-clean-2": ("84",)})
+    lexicon = "SO S OW1\nIT IH1 T\nIS IH1 Z\nSAID S EH1 D\nANYWAY EH1 N IY0 W EY2\nDON'T D OW1 N T\n"
+    with serving(monkeypatch) as server:
+        archives = []
+        for archive in mini_librispeech.archives:
+            file = Path(archive.url).name
+            packed = io.BytesIO(lexicon.encode())
+            if archive.part != "lexicon":
+                with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+                    tar.add(tmp_path / "made/LibriSpeech" / archive.part, f"LibriSpeech/{archive.part}")
+            server.files[f"/{file}"] = packed.getvalue()
+            archives.append(Archive(part=archive.part, url=server.url(f"/{file}")))
+        monkeypatch.setattr(mini_librispeech, "archives", tuple(archives))
+        monkeypatch.chdir(tmp_path)
+        first, *others = blocks("corpora.md")
+        added = {"fetch": [], "import": ["partial=true"], "task=pr": [TRAINING]}  # the tree is not the whole corpus
+        for words in first.commands:
+            done = wavbench(*words[1:], *added[words[2]])
+            assert done.code == 0, done
+    assert not [words for block in others if not block.kind for words in block.commands]
+    assert len(done.made("record")) == 1
+    assert (tmp_path / "corpora/mini_librispeech/LibriSpeech/mini_librispeech.csv").is_file()

@@ -43,7 +43,7 @@ def interval(metric: str, scores: pd.DataFrame, resamples: int = RESAMPLES, seed
             target = scores["target"].to_numpy(bool)
             weights = weights[(weights[:, target].sum(1) > 0) & (weights[:, ~target].sum(1) > 0)]
         else:
-            weights = weights[weights @ scores["tokens"].to_numpy(float) > 0]
+            weights = weights[weights @ scores["ref_len" if "ref_len" in scores else "tokens"].to_numpy(float) > 0]
         values.append(METRICS[metric](scores, weights.astype(float)))
     values = np.concatenate(values)
     if not len(values):  # nothing to count, however often it is drawn

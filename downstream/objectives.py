@@ -16,6 +16,7 @@ from torch import Tensor
 from wavbench.downstream.decode import greedy_ctc
 from wavbench.downstream.metrics import edit_distances, equal_error_rate, error_rate
 from wavbench.downstream.text import IGNORED, SILENCE, Segment, Vocabulary, frame_labels
+from wavbench.downstream.translate import Translate as Translate
 from wavbench.upstream.errors import UserError
 
 Rows = Int[np.ndarray, " batch"]

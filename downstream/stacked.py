@@ -5,9 +5,12 @@ would get alone. All heads of a stack start from the same weights and see the sa
 does not depend on which others it was trained with.
 """
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,3 +34,31 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "heads rows inputs"]) -> Float[Tensor, "heads rows outputs"]:
         return torch.baddbmm(self.bias, x, self.weight)
+
+
+class StackedNorm(nn.Module):
+    """`heads` layer norms, as torch.nn.LayerNorm.
+
+    Args:
+        heads: how many.
+        width: of what is normalised.
+    """
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(heads, 1, width))
+        self.bias = nn.Parameter(torch.zeros(heads, 1, width))
+
+    def forward(self, x: Float[Tensor, "heads rows width"]) -> Float[Tensor, "heads rows width"]:
+        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+
+
+def some_heads(module: nn.Module, heads: Sequence[int]) -> nn.Module:
+    """A copy of a stacked module that has only some of its heads."""
+    chosen = copy.copy(module)
+    chosen._parameters = {
+        name: None if p is None else nn.Parameter(p.detach()[list(heads)], requires_grad=False)
+        for name, p in module._parameters.items()
+    }
+    chosen._modules = {name: some_heads(child, heads) for name, child in module._modules.items()}
+    return chosen

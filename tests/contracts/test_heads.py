@@ -10,7 +10,8 @@ from torch import nn
 from wavbench.downstream.probe import HEADS
 
 NAMES = sorted(path.stem for path in HEADS.glob("*.py") if path.stem != "__init__")
-STACK, INPUTS, OUTPUTS, ROWS = 4, 6, 5, 7
+STACK, INPUTS, OUTPUTS, ROWS = 4, 6, 5, 17
+LENGTHS, SYMBOLS = torch.tensor([7, 10]), torch.tensor([[0, 3, 1], [0, 2, 2]])  # the rows of a head that writes symbols
 
 
 @pytest.fixture(params=NAMES)
@@ -46,8 +47,13 @@ def inputs(heads: int = STACK) -> torch.Tensor:
     return torch.randn(heads, ROWS, INPUTS, generator=torch.Generator().manual_seed(2))
 
 
+def outputs(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What heads make of rows; one that writes takes them as the frames of two utterances."""
+    return model(x, LENGTHS, SYMBOLS) if hasattr(model, "takes_symbols") else model(x)
+
+
 def test_there_are_heads() -> None:
-    assert {"affine", "linear", "mean_linear", "projection"} <= set(NAMES)
+    assert {"affine", "linear", "mean_linear", "projection", "translator"} <= set(NAMES)
 
 
 def test_every_parameter_has_a_leading_heads_axis(head: ModuleType) -> None:
@@ -59,10 +65,10 @@ def test_every_parameter_has_a_leading_heads_axis(head: ModuleType) -> None:
 
 def test_a_stack_is_as_many_single_heads(head: ModuleType) -> None:
     stack, x = scattered(head), inputs()
-    together = stack(x)
-    assert together.shape[:2] == (STACK, ROWS)
+    together = outputs(stack, x)
+    assert together.shape[:2] == (STACK, len(LENGTHS) if hasattr(stack, "takes_symbols") else ROWS)
     for place in range(STACK):
-        alone = one_of(head, stack, place)(x[place : place + 1])
+        alone = outputs(one_of(head, stack, place), x[place : place + 1])
         torch.testing.assert_close(together[place], alone[0], rtol=1e-5, atol=1e-6)
 
 
@@ -76,7 +82,9 @@ def test_all_heads_of_a_stack_begin_as_the_single_head_of_that_seed(head: Module
 def test_the_same_seed_gives_the_same_weights_and_another_others(head: ModuleType) -> None:
     first, again, other = (build(head, STACK, seed) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    drawn = [(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True) if a.std() > 0]  # no norms
+    assert drawn
+    assert not any(torch.equal(a, b) for a, b in drawn)
 
 
 def test_the_gradient_of_a_head_does_not_depend_on_the_others(head: ModuleType) -> None:
@@ -85,9 +93,9 @@ def test_the_gradient_of_a_head_does_not_depend_on_the_others(head: ModuleType) 
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter[1:] *= -50
-    stack(x).square().sum().backward()
+    outputs(stack, x).square().sum().backward()
     x[1:] += 9
-    changed(x).square().sum().backward()
+    outputs(changed, x).square().sum().backward()
     for name, parameter in stack.named_parameters():
         if parameter.grad is None:  # not of the forward pass: AM-softmax reads it apart
             continue
@@ -96,19 +104,20 @@ def test_the_gradient_of_a_head_does_not_depend_on_the_others(head: ModuleType) 
 
 def test_a_head_gets_the_gradient_it_would_get_alone(head: ModuleType) -> None:
     stack, x = scattered(head), inputs()
-    stack(x).square().sum().backward()
+    outputs(stack, x).square().sum().backward()
     for place in range(STACK):
         alone = one_of(head, stack, place)
-        alone(x[place : place + 1]).square().sum().backward()
+        outputs(alone, x[place : place + 1]).square().sum().backward()
         for name, parameter in alone.named_parameters():
             if parameter.grad is not None:
                 theirs = stack.get_parameter(name).grad[place]
-                torch.testing.assert_close(theirs, parameter.grad[0], rtol=1e-4, atol=1e-5, msg=name)
+                size = max(1.0, float(parameter.grad.abs().max()))
+                torch.testing.assert_close(theirs, parameter.grad[0], rtol=1e-4, atol=1e-5 * size, msg=name)
 
 
 def test_every_weight_is_trained_by_some_loss(head: ModuleType) -> None:
     model = scattered(head)
-    loss = model(inputs()).square().sum()
+    loss = outputs(model, inputs()).square().sum()
     if hasattr(model, "speakers"):
         loss = loss + (model(inputs()) @ model.speakers).square().sum()
     loss.backward()
@@ -118,6 +127,11 @@ def test_every_weight_is_trained_by_some_loss(head: ModuleType) -> None:
 def test_rows_do_not_see_each_other(head: ModuleType) -> None:
     """A head works row by row: frames or utterances can be cut into batches at will."""
     stack, x = scattered(head), inputs()
+    if hasattr(stack, "takes_symbols"):  # its utterances do not see each other
+        whole = stack(x, LENGTHS, SYMBOLS)
+        parts = [stack(x[:, :7], LENGTHS[:1], SYMBOLS[:1]), stack(x[:, 7:], LENGTHS[1:], SYMBOLS[1:])]
+        torch.testing.assert_close(whole, torch.cat(parts, dim=1), rtol=1e-4, atol=1e-5)
+        return
     whole = stack(x)
     parts = torch.cat([stack(x[:, :3]), stack(x[:, 3:])], dim=1)
     torch.testing.assert_close(whole, parts)

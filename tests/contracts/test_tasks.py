@@ -19,6 +19,7 @@ from sacrebleu import corpus_bleu
 from wavbench.benchmark.stats import interval
 from wavbench.downstream import objectives
 from wavbench.downstream import probe as module
+from wavbench.downstream.heads import translator
 from wavbench.downstream.metrics import METRICS, edit_distances
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import HEADS, Result, probe
@@ -133,6 +134,13 @@ def made_store(path: Path, table: pd.DataFrame, disturb: Callable | None = None,
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
     table = made_table()
     return Made(table, made_store(tmp_path_factory.mktemp("made") / "store", table))
+
+
+@pytest.fixture(autouse=True)
+def small_translator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of translation, narrow enough to be trained many times."""
+    monkeypatch.setattr(translator, "WIDTH", 48)
+    monkeypatch.setattr(translator, "HIDDEN", 96)
 
 
 @pytest.fixture(params=task_names())

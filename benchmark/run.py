@@ -14,7 +14,7 @@ import pandas as pd
 from wavbench.benchmark import record as records
 from wavbench.benchmark.record import Record, hashed, key_of, write_record
 from wavbench.benchmark.stats import interval
-from wavbench.downstream.metrics import METRICS
+from wavbench.downstream.metrics import METRICS, signature
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import Result, check_labels, probe, quick, statistics_of, trials_of, usable_rows
 from wavbench.downstream.spec import Budget, Protocol, Task, find_protocol, load_task
@@ -285,6 +285,7 @@ def _write(plan, paths, store: Store, table: pd.DataFrame, result: Result, start
         config={
             "budget": asdict(plan.budget),
             "upstream": plan.upstream.config,
+            **({"signature": signature(metric.name)} if signature(metric.name) else {}),
             "heard": list(plan.heard),  # corpora of this cell that the upstream was pretrained on
             "trials": False
             if plan.trials is None

@@ -1,6 +1,5 @@
 """Losses against torch's own, decoding against plain loops, labels against hand-made timings."""
 
-import jiwer
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,24 +169,6 @@ def test_predictions_carry_their_class_names() -> None:
 
 def spelled(objective: Transcribe, text: str) -> list[int]:
     return [objective.vocabulary.symbols.index(character) + 1 for character in text]
-
-
-def test_words_and_characters_are_counted_as_jiwer_counts_them() -> None:
-    references = ["the cat sat", "a mat", "on it"]
-    said = ["the  cat at ", " a mat on", ""]
-    objective = Transcribe([list(text) for text in references], np.arange(3), [30] * 3, 50.0)
-    decoded, rows = [[[spelled(objective, text) for text in said]]], [np.arange(3)]
-    scores = objective.scores(decoded, rows, 0)
-    assert scores["hypothesis"].tolist() == ["the cat at", "a mat on", ""]
-    assert scores["reference"].tolist() == references
-    words = jiwer.process_words(references, said)
-    assert scores["errors"].sum() == words.substitutions + words.insertions + words.deletions == 4
-    assert objective.values(decoded, rows)[0] == pytest.approx(100 * words.wer) == 100 * 4 / 7
-    assert scores["tokens_characters"].sum() == sum(map(len, references))
-    hypotheses = scores["hypothesis"].tolist()
-    assert 100 * scores["errors_characters"].sum() / scores["tokens_characters"].sum() == pytest.approx(
-        100 * jiwer.cer(references, hypotheses)
-    )
 
 
 def test_a_character_that_train_lacks_is_an_error_and_is_counted() -> None:

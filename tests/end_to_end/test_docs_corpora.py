@@ -101,6 +101,9 @@ def test_the_page_runs_every_kind_of_command_and_layout() -> None:
     assert {"corpus check", "corpus import"} <= told
     assert {words[3] for words in COMMANDS if words[1:3] == ["corpus", "import"]} == set(TREES)
     assert {words[1] for words in COMMANDS} == {"corpus", "extract", "run", "report"}
+    assert {words[2] for words in COMMANDS if words[1] == "run"} == {
+        f"task={name}" for name in ("er", "asv", "phones", "pr", "asr", "st")
+    }
 
 
 def test_the_exported_table_is_mended_as_the_page_says(

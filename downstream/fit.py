@@ -122,7 +122,7 @@ class Fit:
 
     Args:
         model: each head as it was at its best.
-        dev: best dev value of each head, in the metric's unit.
+        dev: best dev value of each head, as the objective values it, in the metric's unit.
         updates: when that was.
     """
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wavbench.downstream.decode import greedy_ctc
-from wavbench.downstream.metrics import edit_distances, equal_error_rate, error_rate
+from wavbench.downstream.metrics import edit_distances, equal_error_rate
 from wavbench.downstream.text import IGNORED, SILENCE, Segment, Vocabulary, frame_labels
 from wavbench.downstream.translate import Translate as Translate
 from wavbench.upstream.errors import UserError
@@ -244,37 +244,43 @@ class Transcribe(Ctc):
 
     A character that dev or test has and train has not cannot be written by any head. It counts as an error, as in the
     field (one é in a test sentence, any Chinese corpus), and such utterances are counted; phones are refused instead.
+
+    Moment and learning rate are chosen on dev by characters: where nearly all words are wrong, the least word error
+    rate is that of a head that says next to nothing. Chosen by words, a linear head on english_l2 had a character error
+    rate of 90.1 at a word error rate of 99.3.
     """
 
     def check(self, rows: Rows, split: str) -> None:
         """Characters that are new in dev and test are errors, not a fault of the corpus."""
 
     def values(self, decoded: list[list[list[list[int]]]], rows: list[AnyRows]) -> Float[np.ndarray, " heads"]:
-        tables = [self._errors(self._texts(decoded, head), rows) for head in range(len(decoded[0]))]
-        return np.array([error_rate(table)[0] for table in tables])
+        references = ["".join(self.targets[row]) for row in np.concatenate(rows)]
+        tokens = max(sum(map(len, references)), 1)
+        heads = [self._texts(decoded, head) for head in range(len(decoded[0]))]
+        return np.array([100 * edit_distances(references, hypotheses).sum() / tokens for hypotheses in heads])
 
     def scores(self, decoded: list[list[list[list[int]]]], rows: list[AnyRows], head: int) -> pd.DataFrame:
         row, hypotheses, known = np.concatenate(rows), self._texts(decoded, head), set(self.vocabulary.symbols)
         references = ["".join(self.targets[r]) for r in row]
-        counts = {
-            "errors_characters": edit_distances(references, hypotheses),
-            "tokens_characters": [len(reference) for reference in references],
-            "unseen": [sum(character not in known for character in reference) for reference in references],
-        }
-        texts = {"reference": references, "hypothesis": hypotheses}
-        return self._errors(hypotheses, rows).assign(**counts, **texts)
+        words = [reference.split() for reference in references]
+        return pd.DataFrame(
+            {
+                "row": row,
+                "errors": edit_distances(words, [hypothesis.split() for hypothesis in hypotheses]),
+                "tokens": [len(reference) for reference in words],
+                "errors_characters": edit_distances(references, hypotheses),
+                "tokens_characters": [len(reference) for reference in references],
+                "unseen": [sum(character not in known for character in reference) for reference in references],
+                "reference": references,
+                "hypothesis": hypotheses,
+            }
+        )
 
     def _texts(self, decoded: list[list[list[list[int]]]], head: int) -> list[str]:
         """Hypotheses with single blanks, none at the ends."""
         symbols = ["", *self.vocabulary.symbols]
         texts = ["".join(symbols[s] for s in hypothesis) for batch in decoded for hypothesis in batch[head]]
         return [" ".join(text.split()) for text in texts]
-
-    def _errors(self, hypotheses: list[str], rows: list[AnyRows]) -> pd.DataFrame:
-        row = np.concatenate(rows)
-        references = ["".join(self.targets[r]).split() for r in row]
-        errors = edit_distances(references, [hypothesis.split() for hypothesis in hypotheses])
-        return pd.DataFrame({"row": row, "errors": errors, "tokens": [len(reference) for reference in references]})
 
 
 class Verify:

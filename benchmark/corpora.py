@@ -151,9 +151,10 @@ def corpus_check(config: schemas.CorpusCheck) -> int:
         )  # fmt: skip
     if config.mended:
         write_manifest(mended, config.mended)
-        print(f"manifest: {config.mended} ({len(mended)} rows)")
+        print(f"manifest: {config.mended} ({_counted(len(mended), 'row')})")
     lines = len({problem.line for problem in problems})
-    print(f"{len(problems)} problems in {lines} rows" if problems else f"{len(mended)} rows, all well")
+    found = f"{_counted(len(problems), 'problem')} in {_counted(lines, 'row')}"
+    print(found if problems else f"{_counted(len(mended), 'row')}, all well")
     return 2 if problems and not config.mended else 0
 
 
@@ -161,6 +162,10 @@ def _how(name: str, module: ModuleType) -> str:
     """How a corpus is had: a command where there is one, what its page asks for where there is not, or both."""
     command = f"wavbench corpus fetch {name}" if getattr(module, "archives", ()) else ""
     return "; ".join(filter(None, [command, module.corpus.obtain]))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _parts(config: schemas.CorpusFetch, archives: tuple, default: tuple[str, ...]) -> list:

@@ -39,6 +39,7 @@ def test_apostrophes_of_all_kinds_are_one_within_words_and_none_around_them(kind
     assert words(f"don{kind}t", "en") == "don't"
     assert words(f"{kind}tis the dogs{kind} {kind}day{kind}", "en") == "tis the dogs day"
     assert words(f"rock {kind}n{kind} roll {kind} {kind}{kind}quoted{kind}{kind}", "en") == "rock n roll quoted"
+    assert words(f"he said{kind}{kind}no{kind}{kind}twice", "en") == "he said no twice"
     assert words(f"L{kind}Hospitalet{kind}-d{kind}ara", "ca") == "l'hospitalet d'ara"
 
 

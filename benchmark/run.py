@@ -4,7 +4,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import extract, fingerprint_of, store_path
 from wavbench.upstream.importing import description_of
+from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.store import Fingerprint, Store
 
@@ -62,19 +63,6 @@ class Paths:
 
     results: Path
     stores: Path
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told what goes on.
-
-    Args:
-        say: a line of text.
-        progress: (what is going on, done, total).
-    """
-
-    say: Callable[[str], None] = lambda text: None
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
 @dataclass(frozen=True)

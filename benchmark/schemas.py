@@ -102,7 +102,7 @@ class Sweep:
 
 @dataclass
 class Demo:
-    """Every task on the built-in corpus, then the page."""
+    """Six tasks on the built-in corpus, then the page."""
 
     corpus: str = "demo/synthetic"
     stores: str = "demo/features"

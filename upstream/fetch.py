@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +24,7 @@ from wavbench.upstream.archives import is_archive, unpack
 from wavbench.upstream.claims import alone
 from wavbench.upstream.corpus import Archive
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.listener import Listener
 
 TRIES = 6  # connections in a row without a new byte
 WAIT = 2.0  # seconds before the second of them; doubled each time
@@ -34,27 +34,15 @@ RESERVE = 1 << 28  # bytes of the disk that a download of unknown size leaves fr
 SIDE_BY_SIDE = 8  # connections where a corpus is thousands of small files
 TOLERATED = 100  # files of many that a server may lack before it is asked for no more
 MEMORY = ".fetched.json"
+SILENT = Listener()
 DOWNLOADS = ".downloads"  # folder under the root for what is not complete
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told what goes on.
-
-    Args:
-        say: a line of text.
-        progress: (what is going on, done, total).
-    """
-
-    say: Callable[[str], None] = lambda text: None
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
 class Absent(UserError):
     """The server says that it has no such file."""
 
 
-def fetch(archives: Sequence[Archive], root: Path, listener: Listener = Listener(), *, keep: bool = False) -> None:
+def fetch(archives: Sequence[Archive], root: Path, listener: Listener = SILENT, *, keep: bool = False) -> None:
     """Download, check and unpack parts of a corpus, those that are there already left alone.
 
     Args:
@@ -75,7 +63,7 @@ def fetch(archives: Sequence[Archive], root: Path, listener: Listener = Listener
 
 
 def fetch_files(
-    files: Sequence[Archive], root: Path, listener: Listener = Listener(), *, spare: Collection[str] = ()
+    files: Sequence[Archive], root: Path, listener: Listener = SILENT, *, spare: Collection[str] = ()
 ) -> None:
     """Download many small files side by side; those that are there already are left alone.
 

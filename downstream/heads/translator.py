@@ -143,13 +143,14 @@ class Translator(nn.Module):
         """Scores of what follows each symbol: those behind it are not looked at."""
         heads, (batch, places) = len(memory.states), symbols.shape
         mask = memory.mask.repeat(heads, 1)[:, None, None]
-        x = self._embed(symbols.expand(heads, -1, -1)) + _sinusoids(0, places).repeat(batch, 1)
+        x = self.embed(symbols.expand(heads, -1, -1)) + _sinusoids(0, places).repeat(batch, 1)
         for block in self.decoder:
             x = block.attend(x, batch, causal=True)
             x = block.transform(block.look(x, *block.memory.read(memory.states, batch), mask))
         return self.classify(self.decoder_norm(x)).reshape(heads, batch, places, -1)
 
-    def _embed(self, symbols: Int[Tensor, "heads *rest"]) -> Float[Tensor, "heads rows width"]:
+    def embed(self, symbols: Int[Tensor, "heads *rest"]) -> Float[Tensor, "heads rows width"]:
+        """Vectors of symbols, those of each head from its own table."""
         heads, outputs, width = self.symbols.shape
         places = symbols.reshape(heads, -1) + outputs * torch.arange(heads)[:, None]
         return F.embedding(places, self.symbols.reshape(heads * outputs, width))
@@ -178,7 +179,7 @@ class Writer:
     def step(self, symbols: Int[Tensor, "heads batch beams"]) -> Float[Tensor, "heads batch beams outputs"]:
         """Log-probabilities of what comes next, after one more symbol."""
         heads, batch, beams = self.shape
-        x = self.model._embed(symbols) + _sinusoids(self.place, 1)
+        x = self.model.embed(symbols) + _sinusoids(self.place, 1)
         for number, block in enumerate(self.model.decoder):
             seen = block.own_norm(x)
             if self.place == self.written[number][0].shape[2]:

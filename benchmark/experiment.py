@@ -250,15 +250,21 @@ def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
         return replace(source, root=root)
     what = f"looking into {source.corpus}"
     display.say(f"importing {source.corpus} from {source.place}")
-    made = import_corpus(
-        source.corpus,
-        source.place,
-        source.manifest,
-        options=dict(source.options),
-        lexicon=read_lexicon(source.lexicon) if source.lexicon else None,
-        partial=config.partial,
-        progress=lambda done, total: display.progress(what, done, total),
-    )
+    try:
+        made = import_corpus(
+            source.corpus,
+            source.place,
+            source.manifest,
+            options=dict(source.options),
+            lexicon=read_lexicon(source.lexicon) if source.lexicon else None,
+            partial=config.partial,
+            progress=lambda done, total: display.progress(what, done, total),
+        )
+    except UserError as error:
+        way_out = "; ".join(
+            filter(None, [error.remedy, "--dry lists what is there, tasks=NAME runs some of the tasks"])
+        )
+        raise UserError(error.what, where=error.where, why=error.why, remedy=way_out) from None
     for note in made.notes:
         display.say(f"note: {note}")
     return replace(source, root=made.root)

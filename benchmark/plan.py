@@ -213,10 +213,10 @@ def _flops(model, parameters: int) -> float:
     """Per second of audio; two per parameter and frame where the shape is not one of the wav2vec family's."""
     from wavbench.upstream.flops import forward_flops
 
-    try:
+    config = getattr(model, "config", None)
+    if all(hasattr(config, name) for name in ("conv_channels", "position_groups", "inner_dim")):
         return forward_flops(model, MEAN_SECONDS)
-    except AttributeError:
-        return 2.0 * parameters * model.frame_rate
+    return 2.0 * parameters * model.frame_rate
 
 
 def _published(baseline: Baseline):

@@ -1,0 +1,191 @@
+"""Experiments: cells and corpora to jobs, and what they would take."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from corpus_trees import fleurs, librispeech, write_text
+
+from wavbench.benchmark import schemas
+from wavbench.benchmark.display import Display
+from wavbench.benchmark.experiment import _chosen, _ready, _with_lexicons, jobs_of, source_of, sweep, upstream_name
+from wavbench.benchmark.plan import Shape, Size, shape_of, size_of, store_bytes
+from wavbench.upstream.errors import UserError
+from wavbench.upstream.manifest import read_manifest
+
+
+def cell(task: str = "asr", **more: object) -> schemas.SweepCell:
+    return schemas.SweepCell(task=task, **more)
+
+
+def config(tmp_path: Path, *cells: schemas.SweepCell, upstreams: tuple[str, ...] = ("fbank",), **more: object):
+    return schemas.Sweep(
+        experiment="mine",
+        corpora=str(tmp_path / "manifests"),
+        root=str(tmp_path / "root"),
+        upstreams=[schemas.SweepUpstream(name=name) for name in upstreams],
+        cells=list(cells),
+        results=str(tmp_path / "results"),
+        stores=str(tmp_path / "stores"),
+        **more,
+    )
+
+
+@pytest.mark.parametrize("wrong", [{}, {"manifest": "a.csv", "corpus": "librispeech"}])
+def test_a_cell_names_a_manifest_or_a_corpus(wrong: dict, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no corpus|both a manifest"):
+        source_of(cell(**wrong), config(tmp_path))
+
+
+def test_a_misspelt_option_of_a_reader_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no option 'langauges'") as caught:
+        source_of(cell(corpus="fleurs", options={"langauges": "de_de"}), config(tmp_path))
+    assert "languages" in caught.value.remedy
+
+
+def test_manifests_are_named_after_corpus_and_options_or_as_the_cell_says(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    names = [
+        source_of(one, given).manifest.name
+        for one in (
+            cell(corpus="librispeech"),
+            cell(corpus="voxceleb1", options={"use": "identification"}),
+            cell(corpus="fleurs", name="two", options={"languages": "de_de,en_us"}),
+            cell(manifest="mine.csv"),
+        )
+    ]
+    assert names == ["librispeech.csv", "voxceleb1-identification.csv", "two.csv", "mine.csv"]
+
+
+def test_a_corpus_is_looked_for_under_its_readers_name_and_its_own(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    assert source_of(cell(corpus="librispeech"), given).place == tmp_path / "root"
+    (tmp_path / "root/librispeech").mkdir(parents=True)
+    assert source_of(cell(corpus="librispeech"), given).place == tmp_path / "root/librispeech"
+
+
+def test_tasks_that_read_phones_and_those_that_do_not_share_a_manifest(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    cells = cell("pr", corpus="librispeech", lexicon="words.txt"), cell("asr", corpus="librispeech")
+    first, second = _with_lexicons([source_of(one, given) for one in cells])
+    assert first == second
+    assert first.lexicon == tmp_path / "root/words.txt"
+
+
+def test_jobs_go_upstream_by_upstream_with_every_protocol(tmp_path: Path) -> None:
+    given = config(
+        tmp_path, cell("er", manifest="a.csv", protocols=["clean", "superb"]), cell("ks", manifest="a.csv"),
+        upstreams=("fbank", "fbank_raw"), budget=0.5,
+    )  # fmt: skip
+    jobs = jobs_of(given, [source_of(one, given) for one in given.cells])
+    assert [(j.upstream_name, j.cell.task, j.cell.protocol) for j in jobs] == [
+        (name, task, protocol)
+        for name in ("fbank", "fbank_raw")
+        for task, protocol in (("er", "clean"), ("er", "superb"), ("ks", "clean"))
+    ]
+    assert {j.cell.budget_share for j in jobs} == {0.5}
+    assert jobs[1].name == "er on a with fbank (protocol superb)"
+
+
+def test_a_share_of_tasks_and_upstreams_can_be_asked_for(tmp_path: Path) -> None:
+    cells = [cell("er", manifest="a.csv"), cell("ks", manifest="a.csv")]
+    chosen = _chosen(config(tmp_path, *cells, upstreams=("fbank", "fbank_raw"), tasks=["ks"], only=["fbank_raw"]))
+    assert [c.task for c in chosen.cells] == ["ks"]
+    assert [u.name for u in chosen.upstreams] == ["fbank_raw"]
+    for wrong in ({"tasks": ["sk"]}, {"only": ["fbnk"]}):
+        with pytest.raises(UserError, match="the experiment has no"):
+            _chosen(config(tmp_path, *cells, **wrong))
+
+
+def test_what_a_task_has_no_protocol_for_is_said_before_anything(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no protocol superb"):
+        sweep(config(tmp_path, cell("asv", manifest="a.csv", protocols=["superb"])))
+
+
+def test_upstreams_are_told_apart_by_all_that_makes_them(tmp_path: Path) -> None:
+    twin = schemas.SweepUpstream(name="wav2vec2_base", weights="random", seed=1, precision="bf16", language="deu")
+    assert upstream_name(twin) == "wav2vec2_base random seed 1 language deu bf16"
+
+
+def test_a_corpus_is_imported_once_and_found_again(tmp_path: Path) -> None:
+    librispeech.build(tmp_path / "root")
+    given = config(tmp_path, cell(corpus="librispeech"), partial=True)
+    source = source_of(given.cells[0], given)
+    with Display() as display:
+        first = _ready(source, given, display)
+        before = first.manifest.stat().st_mtime_ns
+        assert _ready(source, given, display) == first
+    assert first.manifest.stat().st_mtime_ns == before
+    manifest = read_manifest(first.manifest, first.root)
+    assert all(manifest.audio_path(row).is_file() for row in range(len(manifest)))
+
+
+@pytest.mark.parametrize("change", ["options", "root", "description"])
+def test_a_manifest_of_other_options_or_another_folder_is_not_taken_for_this_one(change: str, tmp_path: Path) -> None:
+    librispeech.build(tmp_path / "root")
+    given = config(tmp_path, cell(corpus="librispeech"), partial=True)
+    source = source_of(given.cells[0], given)
+    with Display() as display:
+        _ready(source, given, display)
+        if change == "options":
+            source = replace(source, options=(("train", "train-other-500"),))
+        elif change == "root":
+            (tmp_path / "elsewhere").mkdir()
+            source = replace(source, place=tmp_path / "elsewhere")
+        else:
+            source.manifest.with_suffix(".json").unlink()
+        with pytest.raises(UserError, match="imported with other options"):
+            _ready(source, given, display)
+
+
+def test_a_corpus_that_is_not_complete_is_refused_with_the_way_to_run_the_rest(tmp_path: Path) -> None:
+    librispeech.build(tmp_path / "root")
+    given = config(tmp_path, cell(corpus="librispeech"))
+    with Display() as display, pytest.raises(UserError, match="not as it is published") as caught:
+        _ready(source_of(given.cells[0], given), given, display)
+    assert "tasks=NAME" in caught.value.remedy
+    assert not (tmp_path / "manifests/librispeech.csv").exists()
+
+
+def test_the_size_of_a_store_is_hours_by_rate_by_states() -> None:
+    shape = Shape(states=13, dim=768, frame_rate=50.0, parameters=0, flops=0.0, remark="")
+    size = Size(utterances=100, hours=1.0, status="", there=True)
+    assert store_bytes(shape, size, frames=True) == pytest.approx(1.02 * 3_600 * 50 * 13 * 768 * 2)
+    assert store_bytes(shape, size, frames=False) == 100 * 13 * 768 * 8
+    assert store_bytes(shape, replace(size, utterances=0), frames=False) == 360 * 13 * 768 * 8
+
+
+def test_a_corpus_is_sized_by_its_manifest_else_its_lists_else_what_is_published(
+    tmp_path: Path, build_corpus: Callable
+) -> None:
+    given = config(tmp_path)
+    missing = size_of(source_of(cell(corpus="librispeech"), given))
+    assert (missing.utterances, missing.hours, missing.there) == (0, 111.4, False)
+    assert "wavbench corpus fetch librispeech" in missing.status
+    fleurs.build(tmp_path / "root/fleurs")
+    listed = size_of(source_of(cell(corpus="fleurs"), given))
+    assert (listed.utterances, listed.there) == (11, True)
+    assert listed.hours == pytest.approx(11 * 6_400 / 16_000 / 3_600)
+    path = build_corpus(tmp_path / "manifests", count=4)
+    ready = size_of(source_of(cell(manifest=path.name), given))
+    assert (ready.utterances, ready.there) == (4, True)
+    assert 0.3 * 4 < ready.hours * 3_600 < 1.2 * 4
+
+
+def test_a_lexicon_that_is_not_there_is_part_of_the_plan(tmp_path: Path) -> None:
+    librispeech.build(tmp_path / "root")
+    given = config(tmp_path)
+    source = source_of(cell("pr", corpus="librispeech", lexicon="words.txt"), given)
+    assert size_of(source).status.startswith("the lexicon is missing")
+    write_text(tmp_path / "root/words.txt", "A AH\n")
+    assert size_of(source).there
+
+
+def test_an_upstream_is_described_without_its_weights(tmp_path: Path) -> None:
+    shape = shape_of(schemas.SweepUpstream(name="hubert_large"), config(tmp_path))
+    assert (shape.states, shape.dim, shape.frame_rate, shape.parameters) == (25, 1024, 50.0, 315_437_696)
+    assert shape.remark == "Apache-2.0; libri_light (60,000 h)"
+    published = shape_of(schemas.SweepUpstream(name="w2v_bert_2"), config(tmp_path))
+    assert (published.states, published.dim, published.parameters) == (25, 1024, 580_493_120)
+    assert shape_of(schemas.SweepUpstream(name="fbank"), config(tmp_path)).states == 1

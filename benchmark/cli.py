@@ -75,7 +75,7 @@ def _dispatch(arguments: list[str]) -> int:
         "export": (schemas.Export, (), commands.export),
         "speed": (schemas.Speed, (), commands.speed),
         "report": (schemas.Report, (), commands.report),
-        "corpus list": (schemas.CorpusList, (), corpora.corpus_list),
+        "corpus list": (schemas.CorpusList, ("name",), corpora.corpus_list),
         "corpus fetch": (schemas.CorpusFetch, ("name", "root"), corpora.corpus_fetch),
         "corpus import": (schemas.CorpusImport, ("name", "root"), corpora.corpus_import),
         "corpus build": (schemas.CorpusBuild, ("name",), corpora.corpus_build),
@@ -98,7 +98,9 @@ def _dispatch(arguments: list[str]) -> int:
 
         schema = pretraining.schema(next((word[10:] for word in rest if word.startswith("objective=")), ""))
     if name == "corpus import":
-        schema = corpora.import_schema(next((word for word in rest if "=" not in word and word[0] != "-"), ""))
+        schema = corpora.import_schema(
+            next((word for word in rest if "=" not in word and not word.startswith("-")), "")
+        )
     if "--help" in rest or "-h" in rest:
         print(_help(name, schema, positional), end="")
         return 0

@@ -35,7 +35,7 @@ def compose(schema: type, arguments: list[str], positional: tuple[str, ...] = ()
     if missing:
         raise UserError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
-            why=(schema.__doc__ or "").strip(),
+            why=(schema.__doc__ or "").strip().partition("\n")[0],
             remedy=f"give {' '.join(f'{key}=...' for key in missing)}; known keys: {', '.join(known_keys(schema))}",
         )
     return OmegaConf.to_object(base)

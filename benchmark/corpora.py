@@ -98,11 +98,12 @@ def corpus_list(config: schemas.CorpusList) -> int:
     """Corpora by name: what for, how to get them, licence."""
     from wavbench.upstream.corpus import corpus_names, load_corpus
 
-    for name in corpus_names():
+    for name in [config.name] if config.name else corpus_names():
         module = load_corpus(name)
         corpus = module.corpus
         parts = [archive.part for archive in getattr(module, "archives", ())]
-        shown = ", ".join(parts[:SHOWN]) + (f", ... ({len(parts)} in all)" if len(parts) > SHOWN else "")
+        most = len(parts) if config.name else SHOWN
+        shown = ", ".join(parts[:most]) + (f", ... ({len(parts)} in all)" if len(parts) > most else "")
         facts = {
             "tasks": ", ".join(corpus.tasks),
             "size": ", ".join(filter(None, [corpus.size, f"{corpus.hours:g} h" if corpus.hours else ""])),

@@ -78,7 +78,13 @@ def load(
     source, pinned = place_of(name, baseline, checkpoints)
     if revision and pinned is None:
         raise UserError(f"{name} is read from {source}, which has no revisions", remedy="leave revision= out")
-    upstream = catalog.load(source, revision=revision or pinned, **given)
+    try:
+        upstream = catalog.load(source, revision=revision or pinned, **given)
+    except UserError as error:
+        if checkpoints or "cannot be fetched" not in error.what:
+            raise
+        remedy = f"{error.remedy}; checkpoints=FOLDER takes it from FOLDER/{name} or FOLDER/{baseline.id}"
+        raise UserError(error.what, where=error.where, why=error.why, remedy=remedy) from None
     upstream.name, upstream.pretraining = name, baseline.pretraining
     told = [f"language {upstream.language}"] if upstream.language else []
     told += [upstream.precision] if upstream.precision != "fp32" else []

@@ -198,7 +198,9 @@ class Report:
 
 @dataclass
 class CorpusList:
-    """Corpora that wavbench can build or import."""
+    """Corpora that wavbench can build, fetch or import."""
+
+    name: str = ""  # one of them; all where empty
 
 
 @dataclass

@@ -146,7 +146,7 @@ def find_root(root: Path, corpus: Corpus, *marks: str) -> Path:
     shown = ", ".join(there[:12]) + (f", ... ({len(there)} in all)" if len(there) > 12 else "")
     inside = f", here or in {corpus.folder}/" if corpus.folder else ""
     raise UserError(
-        f"this is no folder of {corpus.title}",
+        f"{corpus.title} is not here",
         where=root,
         why=f"none of {', '.join(marks)}{inside}; it holds {shown or 'nothing'}",
         remedy="give the folder that it was unpacked into, or its parent",

@@ -63,8 +63,8 @@ class Part:
 
 
 def read(
-    root: Path, *, id: str = "", name: str = "", revision: str = "", audio: str = "", text: str = "", speaker: str = "",
-    language: str = "", emotion: str = "", translation: str = "", keep: str = "", into: Path | None = None,
+    root: Path, *, id: str = "", configuration: str = "", revision: str = "", audio: str = "", text: str = "",
+    speaker: str = "", language: str = "", emotion: str = "", translation: str = "", keep: str = "", into: Path | None = None,
 ) -> Reading:  # fmt: skip
     """Rows of the splits train, validation and test; others, such as `other`, are left out.
 
@@ -74,7 +74,7 @@ def read(
     Args:
         root: a folder of `save_to_disk` or of parquet files; with `id`, one that downloads are kept in.
         id: name on the Hub, such as `google/fleurs`.
-        name: configuration; for parquet files the folder of that name.
+        configuration: of the data set; for parquet files the folder of that name.
         revision: on the Hub, a branch, tag or commit.
         audio, text, speaker, language, emotion, translation: columns for those of the manifest; usual names are found.
             `language` may be a tag such as `de` that holds for all rows.
@@ -89,10 +89,10 @@ def read(
         if not root.is_dir():
             said = "there is no such folder to keep the download in"
             raise UserError(said, where=root, remedy="make it, or give another")
-        parts = _downloaded(root, id, name, revision)
+        parts = _downloaded(root, id, configuration, revision)
     else:
         root = find_root(root, corpus, *SAVED, *PARQUET)
-        parts = _saved(root) if any((root / mark).is_file() for mark in SAVED) else _parquet(root, name)
+        parts = _saved(root) if any((root / mark).is_file() for mark in SAVED) else _parquet(root, configuration)
     into = into or root / "hugging_face_audio"
     rows: list[dict] = []
     skipped: list[str] = []
@@ -237,7 +237,7 @@ def _parquet(root: Path, name: str) -> list[Part]:
             raise UserError(
                 f"there is no configuration {name!r}" if name else f"{len(known)} configurations are here",
                 where=root,
-                remedy=f"name= {closest(name, known)}",
+                remedy=f"configuration= {closest(name, known)}",
             )
         paths = configurations[name]
     splits: dict[str, list[Path]] = {}
@@ -289,7 +289,10 @@ def _downloaded(root: Path, id: str, name: str, revision: str) -> list[Part]:
         return _parts(datasets, loaded, id)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise UserError(
-            f"the data set {id} cannot be loaded", where=f"id={id}", why=str(error)[:300], remedy="check id= and name="
+            f"the data set {id} cannot be loaded",
+            where=f"id={id}",
+            why=str(error)[:300],
+            remedy="check id= and configuration=",
         ) from None
 
 

@@ -84,9 +84,9 @@ def test_one_of_several_configurations_is_asked_for(tmp_path: Path) -> None:
         write(tmp_path / name / "other" / "0000.parquet", audio=[{"bytes": flac(2), "path": ""}], text=["other"])
     with pytest.raises(UserError, match="configurations"):
         hugging_face.read(tmp_path)
-    assert [row["text"] for row in hugging_face.read(tmp_path, name="fr").rows] == ["fr"]
+    assert [row["text"] for row in hugging_face.read(tmp_path, configuration="fr").rows] == ["fr"]
     with pytest.raises(UserError, match="it"):
-        hugging_face.read(tmp_path, name="it")
+        hugging_face.read(tmp_path, configuration="it")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ class Part:
 
 def read(
     root: Path, *, id: str = "", configuration: str = "", revision: str = "", audio: str = "", text: str = "",
-    speaker: str = "", language: str = "", emotion: str = "", translation: str = "", keep: str = "", into: Path | None = None,
+    speaker: str = "", language: str = "", emotion: str = "", translation: str = "", keep: str = "",
+    into: Path | None = None,
 ) -> Reading:  # fmt: skip
     """Rows of the splits train, validation and test; others, such as `other`, are left out.
 

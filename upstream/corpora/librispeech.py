@@ -64,6 +64,14 @@ def read(root: Path, *, train: str = "train-clean-100", dev: str = "dev-clean", 
                 raise UserError(
                     f"LibriSpeech has no part {part!r}", where=f"{split}={parts}", remedy=f"one of: {', '.join(COUNTS)}"
                 )
+            if not (root / part).is_dir():
+                there = ", ".join(name for name in COUNTS if (root / name).is_dir())
+                raise UserError(
+                    f"the part {part} of LibriSpeech is missing",
+                    where=root / part,
+                    why=f"there are {there or 'no parts'}",
+                    remedy=f"fetch or copy it, name another with {split}=PART, or leave the split out with {split}=",
+                )
             rows += utterances(root, part, split)
             expected[split] = expected.get(split, 0) + COUNTS[part]
     return Reading(root=root, rows=rows, expected=expected)

@@ -69,9 +69,12 @@ def fold_column(table: pd.DataFrame, task: Task) -> str:
     """What is left out in turn where a corpus is small: sessions where it has them, else speakers; "" for neither."""
     if not task.folds:
         return ""
-    for column in ("session", task.splits_separate):
+    separate = task.splits_separate
+    for column in ("session", separate):
         if column in table and not (table[column] == "").any() and 3 <= table[column].nunique() <= FEW:
-            return column
+            # a speaker of two sessions would be trained on in one and tested on in the other
+            if column == separate or table.groupby(separate)[column].nunique().max() == 1:
+                return column
     return ""
 
 

@@ -35,6 +35,16 @@ def test_a_corpus_of_few_speakers_leaves_each_out_with_another_as_dev() -> None:
     assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(rows)))
 
 
+def test_sessions_that_a_speaker_comes_back_to_are_not_left_out_in_turn() -> None:
+    rows = table(6)
+    apart = rows.assign(session=rows["speaker"].map(lambda name: f"day {int(name[1:]) // 2}"))
+    assert [fold.name for fold in splits_of(apart, load_task("er"))] == ["day 0", "day 1", "day 2"]
+    again = rows.assign(session=[f"day {k % 4}" for k in range(len(rows))])  # everybody comes every day
+    folds = splits_of(again, load_task("er"))
+    assert [fold.name for fold in folds] == sorted(rows["speaker"].unique())
+    assert all(shared(again, fold, "speaker") == 0 for fold in folds)
+
+
 def test_a_corpus_of_many_speakers_keeps_its_own_split() -> None:
     rows = table(12)
     (split,) = splits_of(rows, load_task("er"))

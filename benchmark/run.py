@@ -132,10 +132,12 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
     trials = read_trials(cell.trials) if cell.trials is not None else None
     pooled = statistics_of(task) is not None
     fingerprint = fingerprint_of(upstream, None, pooled, "float16")
-    splits_of(_with_targets(manifest, task), task, protocol)
+    usable = _with_targets(manifest, task)
+    splits_of(usable, task, protocol)
     folder = store_path(paths.stores, manifest, upstream, fingerprint).parent
     hashes = audio_hashes(manifest, folder / "audio.json")
-    columns = dict.fromkeys(["id", "split", *task.needs, *OPTIONAL])
+    left_out = fold_column(usable, task)  # of sessions: their names decide which folds there are
+    columns = dict.fromkeys(["id", "split", *task.needs, *OPTIONAL, *filter(None, [left_out])])
     described = description_of(manifest.path)
     made_of = {"columns": manifest.hash(columns), "audio": hashes}
     if {"text", "phones", "translation"} & set(task.needs) and (rule := described.get("text")):

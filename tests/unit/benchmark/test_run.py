@@ -162,6 +162,16 @@ def test_folds_are_not_named_after_the_speaker_left_out(
     assert "Ada" not in path.read_text() + path.with_suffix(".scores.csv").read_text()
 
 
+def test_a_fold_of_other_sessions_is_another_result(tmp_path: Path, build_corpus: Callable, fbank: Upstream) -> None:
+    keys = []
+    for name, length in (("a", 12), ("b", 9)):
+        sessions = [f"Ses{k // length}" for k in range(COUNT)]
+        path = build_corpus(tmp_path / name, COUNT, 0.3, 0.5, **COLUMNS, session=sessions)
+        keys += [key(path, fbank, tmp_path, task="er"), key(path, fbank, tmp_path, task="lid")]
+    assert keys[0] != keys[2]
+    assert keys[1] == keys[3]  # which does not fold
+
+
 def test_values_and_intervals_can_be_recomputed_from_the_scores(done: Paths) -> None:
     found = read_records(done.results)
     assert {record.task for record in found} == {"er", "lid", "asv", "pr", "phones"}

@@ -94,6 +94,7 @@ def min_dcf(scores: pd.DataFrame, target_prior: float = 0.01) -> float:
 
 
 NGRAMS = 4
+CONSTANTS, SAMPLED = 30, 500  # candidates for a constant answer, and references that each is held against
 BLEU_COUNTS = ["sys_len", "ref_len", *(f"{kind}_{n}" for kind in ("correct", "total") for n in range(1, NGRAMS + 1))]
 
 
@@ -101,7 +102,7 @@ BLEU_COUNTS = ["sys_len", "ref_len", *(f"{kind}_{n}" for kind in ("correct", "to
 def _sacrebleu():
     from sacrebleu.metrics import BLEU
 
-    return BLEU(max_ngram_order=NGRAMS)
+    return BLEU(max_ngram_order=NGRAMS, force=True)  # without its remarks on tokens, once per call
 
 
 def bleu_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
@@ -174,9 +175,23 @@ def secondary(metric: str, scores: pd.DataFrame) -> dict[str, float]:
         return {
             "chrF": corpus_chrf(*texts).score,
             "utterances_with_unseen_characters": _unseen(scores),
-            "chance": 0.0,  # of saying nothing at all
+            "chance": constant_answer(scores["reference"].tolist()),
         }
     return {}
+
+
+def constant_answer(references: Sequence[str]) -> float:
+    """BLEU of saying one and the same sentence to everything: of CONSTANTS references the one that does best.
+
+    A head that has learned nothing but what sentences look like ends there and not at 0. The candidates are the
+    commonest, and among those as common the ones of middle length; they are held against at most SAMPLED references.
+    """
+    sampled = list(references)[:: max(len(references) // SAMPLED, 1)][:SAMPLED]
+    middle = float(np.median([len(text) for text in references]))
+    counts = pd.Series(references).value_counts()
+    ranked = sorted(counts.index, key=lambda text: (-counts[text], abs(len(text) - middle), text))
+    scorer = _sacrebleu()
+    return max(scorer.corpus_score([text] * len(sampled), [sampled]).score for text in ranked[:CONSTANTS])
 
 
 def _unseen(scores: pd.DataFrame) -> float:

@@ -71,10 +71,11 @@ def fold_column(table: pd.DataFrame, task: Task) -> str:
         return ""
     separate = task.splits_separate
     for column in ("session", separate):
-        if column in table and not (table[column] == "").any() and 3 <= table[column].nunique() <= FEW:
-            # a speaker of two sessions would be trained on in one and tested on in the other
-            if column == separate or table.groupby(separate)[column].nunique().max() == 1:
-                return column
+        if column not in table or (table[column] == "").any() or not 3 <= table[column].nunique() <= FEW:
+            continue
+        # a speaker of two sessions would be trained on in one and tested on in the other
+        if column == separate or table.groupby(separate)[column].nunique().max() == 1:
+            return column
     return ""
 
 

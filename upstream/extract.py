@@ -74,7 +74,10 @@ def fingerprint_of(upstream: Upstream, layers: Sequence[int] | None, pooled: boo
 
 def store_path(stores: Path, manifest: Manifest, upstream: Upstream, fingerprint: Fingerprint) -> Path:
     """Where a store lies by default: one folder per corpus, in it one per fingerprint."""
-    place = hashlib.blake2b(str(manifest.path.resolve()).encode(), digest_size=3).hexdigest()
+    place, root = str(manifest.path.resolve()), manifest.root.resolve()
+    if root != manifest.path.parent.resolve():  # files of one name, size and time may be others below another folder
+        place += f"\0{root}"
+    place = hashlib.blake2b(place.encode(), digest_size=3).hexdigest()
     kind = "pooled" if fingerprint.kind == "mean" else "frames"
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in upstream.name.strip("/").rpartition("/")[2])
     return stores / f"{manifest.name}-{place}" / f"{name}-{kind}-{fingerprint.hash()[:10]}"

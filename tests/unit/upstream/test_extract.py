@@ -22,6 +22,7 @@ from torch import nn
 from wavbench.upstream import claims
 from wavbench.upstream import extract as extraction
 from wavbench.upstream.audio import load_audio
+from wavbench.upstream.audio_index import audio_hashes
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import extract, fingerprint_of, store_path
@@ -508,6 +509,29 @@ def test_a_store_lies_where_its_corpus_and_fingerprint_say(corpus: Path, tmp_pat
     assert len(paths) == 4
     assert {path.parent for path in paths} == {next(iter(paths)).parent}
     assert store_path(tmp_path, manifest, toy(), prints[0]) in paths
+
+
+def test_audio_of_another_root_is_not_taken_for_that_of_the_first(
+    corpus: Path, tmp_path: Path, make_speech: Callable
+) -> None:
+    found = []
+    for seed, name in enumerate(("one", "two")):  # files of the same names, sizes and times
+        for audio in read_manifest(corpus).table["audio"]:
+            place = tmp_path / name / audio
+            place.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(place, make_speech(0.5, seed=seed), 16_000)
+            os.utime(place, (1e9, 1e9))
+        manifest = read_manifest(corpus, tmp_path / name)
+        store = store_path(tmp_path / "stores", manifest, toy(), fingerprint_of(toy(), None, False, "float16"))
+        hashes = audio_hashes(manifest, store.parent / "audio.json")
+        id = manifest.table["id"].iat[0]
+        states = extract(toy(), manifest, store)[id].states
+        np.testing.assert_allclose(states, expected(manifest, id), rtol=1e-2, atol=1e-2)
+        found.append(hashes[0])
+    assert found[0] != found[1]
+    own = read_manifest(corpus, corpus.parent)
+    prints = fingerprint_of(toy(), None, False, "float16")
+    assert store_path(tmp_path, own, toy(), prints) == store_path(tmp_path, read_manifest(corpus), toy(), prints)
 
 
 # memory of the device

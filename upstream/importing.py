@@ -28,6 +28,7 @@ TRANSLATION_RULE = "as is"  # of translations: case and punctuation count in BLE
 READERS = 4  # threads that look into audio files
 SHOWN = 20  # bad rows that an error names
 DESCRIPTION_BYTES = 1 << 20  # a larger file is no description
+KINDS = {"corpus": str, "part_of": str, "text": str, "root": str, "options": dict, "lexicon": dict}  # of its values
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,8 @@ def import_corpus(
     if out:
         _check_place(Path(out))  # before anything slow
     reading: Reading = module.read(Path(root), **given)
-    if not out:
-        _check_place(reading.root / f"{name}.csv")
     out = Path(out) if out else reading.root / f"{name}.csv"
+    _check_place(out)
     notes = list(reading.notes)
     rows = _present(reading, corpus, partial, notes)
     if not rows:
@@ -124,7 +124,8 @@ def description_of(manifest: Path) -> dict:
     try:
         path = manifest.with_suffix(".json")
         found = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < DESCRIPTION_BYTES else {}
-        return found if isinstance(found, dict) else {}
+        sound = isinstance(found, dict) and all(isinstance(found.get(k) or kind(), kind) for k, kind in KINDS.items())
+        return found if sound else {}
     except (OSError, ValueError, RecursionError):
         return {}
 

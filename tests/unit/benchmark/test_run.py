@@ -122,6 +122,8 @@ def test_what_does_not_determine_a_result_leaves_its_key(
     described = changed(corpus, tmp_path / "described", "gender", 0, "x", "other.csv")
     described.with_suffix(".json").write_text('{"text": "words 1", "corpus": "mine"}')
     assert key(described, fbank, tmp_path) == as_it_is
+    described.with_suffix(".json").write_text('{"corpus": ["mine"], "text": {"rule": 1}}')  # of another tool
+    assert key(described, fbank, tmp_path) == as_it_is
     for column in ("text", "emotion", "gender"):  # asv reads none of them
         assert key(changed(corpus, tmp_path / column, column, 0, "x", "other.csv"), fbank, tmp_path) == as_it_is
     monkeypatch.setattr(records, "commit", lambda: "another")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavbench.benchmark import schemas
-from wavbench.benchmark.baselines import Baseline, find_baseline
+from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
 from wavbench.benchmark.display import duration
 from wavbench.benchmark.experiment import Source, layers_of, share, upstream_name
 from wavbench.upstream.errors import UserError
@@ -165,12 +165,13 @@ def shape_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Shape:
     from wavbench.upstream.checkpoints import native_config
 
     baseline = find_baseline(u.name) if u.weights != "random" else None
-    found = None
+    found, absent = None, ""
     if baseline and config.checkpoints:
-        from wavbench.benchmark.baselines import place_of
-
-        place = Path(place_of(u.name, baseline, config.checkpoints)[0])
-        found = native_config(place) if (place / "config.json").is_file() else None
+        try:
+            place = Path(place_of(u.name, baseline, config.checkpoints)[0])
+            found = native_config(place) if (place / "config.json").is_file() else None
+        except UserError:
+            absent = f"; missing in {config.checkpoints}"
     if found is None:
         found = catalog.find_preset(baseline.preset if baseline and baseline.preset else u.name)
     if found is not None:
@@ -189,6 +190,7 @@ def shape_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Shape:
         loaded = loader_of(u, config)()
         model, parameters = loaded.model, loaded.num_parameters
     remark = f"{baseline.licence}; {', '.join(baseline.pretraining)} ({baseline.hours:,} h)" if baseline else ""
+    remark += absent
     flops = _flops(model, parameters)
     return Shape(model.num_states, model.dim, model.frame_rate, parameters, flops, remark)
 

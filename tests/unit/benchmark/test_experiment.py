@@ -12,6 +12,8 @@ from wavbench.benchmark.display import Display
 from wavbench.benchmark.experiment import _chosen, _ready, _with_lexicons, jobs_of, source_of, sweep, upstream_name
 from wavbench.benchmark.plan import Shape, Size, shape_of, size_of, store_bytes
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.importing import import_corpus
+from wavbench.upstream.lexicon import read_lexicon
 from wavbench.upstream.manifest import read_manifest
 
 
@@ -139,6 +141,39 @@ def test_a_manifest_of_other_options_or_another_folder_is_not_taken_for_this_one
             _ready(source, given, display)
 
 
+def test_a_manifest_of_a_part_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    librispeech.build(tmp_path / "root")
+    given = config(tmp_path, cell(corpus="librispeech"), partial=True)
+    source = source_of(given.cells[0], given)
+    with Display() as display:
+        _ready(source, given, display)
+        with pytest.raises(UserError, match="imported with other options") as caught:
+            _ready(source, replace(given, partial=False), display)
+    assert "partial=true" in caught.value.why
+
+
+@pytest.mark.parametrize("change", ["phones", "stress", "name"])
+def test_a_manifest_with_the_phones_of_another_lexicon_is_not_taken(change: str, tmp_path: Path) -> None:
+    librispeech.build(tmp_path / "root")
+    lexicon = write_text(tmp_path / "root/words.txt", "THE DH AH0\nA AH0\n")
+    given = config(tmp_path, cell("pr", corpus="librispeech", lexicon="words.txt"), partial=True)
+    source = source_of(given.cells[0], given)
+    with Display() as display:
+        if change == "stress":
+            without = read_lexicon(lexicon, stress=False)
+            import_corpus("librispeech", source.place, source.manifest, options=dict(source.options), lexicon=without,
+                          partial=True)  # fmt: skip
+        else:
+            first = _ready(source, given, display)
+            assert _ready(source, given, display) == first
+        if change == "phones":
+            write_text(lexicon, "THE DH IY0\nA AH0\n")
+        elif change == "name":
+            source = replace(source, lexicon=write_text(tmp_path / "root/others.txt", "THE DH AH0\nA AH0\n"))
+        with pytest.raises(UserError, match="imported with other options"):
+            _ready(source, given, display)
+
+
 def test_a_corpus_that_is_not_complete_is_refused_with_the_way_to_run_the_rest(tmp_path: Path) -> None:
     librispeech.build(tmp_path / "root")
     given = config(tmp_path, cell(corpus="librispeech"))
@@ -189,3 +224,9 @@ def test_an_upstream_is_described_without_its_weights(tmp_path: Path) -> None:
     published = shape_of(schemas.SweepUpstream(name="w2v_bert_2"), config(tmp_path))
     assert (published.states, published.dim, published.parameters) == (25, 1024, 580_493_120)
     assert shape_of(schemas.SweepUpstream(name="fbank"), config(tmp_path)).states == 1
+
+
+def test_a_checkpoint_that_is_not_in_its_folder_is_part_of_the_plan(tmp_path: Path) -> None:
+    shape = shape_of(schemas.SweepUpstream(name="hubert_base"), config(tmp_path, checkpoints=str(tmp_path)))
+    assert shape.remark.endswith(f"missing in {tmp_path}")
+    assert shape.parameters == 94_370_944

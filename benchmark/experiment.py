@@ -237,13 +237,14 @@ def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
     if source.manifest.is_file():
         found = description_of(source.manifest)
         same = found.get("corpus") == source.corpus and found.get("options") == _texts(source.options)
-        lexicon = (found.get("lexicon") or {}).get("name")
-        root = Path(found["root"]) if isinstance(found.get("root"), str) and found["root"] else None
+        root = Path(found["root"]) if found.get("root") else None
         place = Path(os.path.realpath(source.place or "."))
         inside = root is None or root == place or root.is_relative_to(place)
-        if not (same and inside and (source.lexicon is None or lexicon == source.lexicon.name)):
+        whole = config.partial or not found.get("partial")
+        if not (same and inside and whole and _same_lexicon(source.lexicon, found.get("lexicon") or {})):
             raise UserError(
                 "the manifest was imported with other options, from another folder, or is not described",
+                why="" if whole else "it was made with partial=true",
                 where=source.manifest,
                 remedy="delete it to have it imported again, or give another corpora= folder",
             )
@@ -268,6 +269,16 @@ def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
     for note in made.notes:
         display.say(f"note: {note}")
     return replace(source, root=made.root)
+
+
+def _same_lexicon(path: Path | None, found: dict) -> bool:
+    """Whether a manifest's phones are what this lexicon would give; where it has gone since, its name has to do."""
+    from wavbench.upstream.lexicon import read_lexicon
+
+    if path is None:
+        return True
+    facts = read_lexicon(path).facts() if path.is_file() else {"name": path.name}
+    return all(found.get(name) == value for name, value in facts.items())
 
 
 def _texts(options: tuple[tuple[str, object], ...]) -> dict[str, str]:

@@ -26,6 +26,7 @@ class Lexicon:
 
     path: Path
     phones: dict[str, tuple[str, ...]]
+    stress: bool = True
 
     def __len__(self) -> int:
         return len(self.phones)
@@ -57,7 +58,7 @@ class Lexicon:
     def facts(self) -> dict[str, object]:
         """What a description says of it."""
         digest = hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
-        return {"name": self.path.name, "hash": digest, "words": len(self)}
+        return {"name": self.path.name, "hash": digest, "words": len(self), "stress": self.stress}
 
 
 def read_lexicon(path: Path | str, *, stress: bool = True) -> Lexicon:
@@ -92,7 +93,7 @@ def read_lexicon(path: Path | str, *, stress: bool = True) -> Lexicon:
         phones.setdefault(_key(_ALTERNATIVE.sub("", word)), tuple(sounds))
     if not phones:
         raise UserError("the lexicon is empty", where=path, remedy="write a word and its phones per line")
-    return Lexicon(path, phones)
+    return Lexicon(path, phones, stress)
 
 
 def _key(text: str) -> str:

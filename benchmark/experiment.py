@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,16 +103,29 @@ def source_of(cell: schemas.SweepCell, config: schemas.Sweep) -> Source:
             where=f"experiment {config.experiment}",
             remedy=f"known options: {', '.join(known) or 'none'}",
         )
+    options = {name: _fitted(name, value, known[name], config) for name, value in cell.options.items()}
     root = Path(config.root or ".")
-    stem = cell.name or "-".join([cell.corpus, *(str(value) for value in cell.options.values())])
+    stem = cell.name or "-".join([cell.corpus, *map(str, options.values())])
     place = root / cell.corpus if (root / cell.corpus).is_dir() else root
     return Source(
-        manifest=corpora / f"{stem}.csv",
+        manifest=corpora / f"{re.sub(r'[/\\]', '_', stem)}.csv",  # names of the Hub and folders hold slashes
         corpus=cell.corpus,
-        options=tuple((known | dict(cell.options)).items()),
+        options=tuple((known | options).items()),
         lexicon=(place if (place / cell.lexicon).is_file() else root) / cell.lexicon if cell.lexicon else None,
         place=place,
     )
+
+
+def _fitted(name: str, value: object, default: object, config: schemas.Sweep) -> object:
+    """An option as its reader takes it: `classes: 4` and `version: 0.01` are numbers to YAML and texts to readers."""
+    kinds = bool if isinstance(default, bool) else str | int | float
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+        raise UserError(
+            f"the option {name} cannot be {str(value)[:80]!r}",
+            where=f"experiment {config.experiment}",
+            remedy=f"{name}: true, or false" if isinstance(default, bool) else "one text, of several values a,b",
+        )
+    return value if isinstance(value, bool) else str(value)
 
 
 def _with_lexicons(sources: list[Source]) -> list[Source]:

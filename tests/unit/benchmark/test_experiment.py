@@ -46,6 +46,29 @@ def test_a_misspelt_option_of_a_reader_is_named(tmp_path: Path) -> None:
     assert "languages" in caught.value.remedy
 
 
+def test_options_are_taken_as_yaml_has_them(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    for corpus, name, value, text in (("iemocap", "classes", 4, "4"), ("speech_commands", "version", 0.01, "0.01")):
+        source = source_of(cell(corpus=corpus, options={name: value}), given)
+        assert dict(source.options)[name] == text
+    assert dict(source_of(cell(corpus="ravdess", options={"song": True}), given).options)["song"] is True
+
+
+@pytest.mark.parametrize(
+    ("corpus", "options"),
+    [
+        ("fleurs", {"languages": ["de_de", "en_us"]}),
+        ("fleurs", {"languages": {"de_de": 1}}),
+        ("fleurs", {"languages": None}),
+        ("fleurs", {"languages": True}),
+        ("ravdess", {"song": "maybe"}),
+    ],
+)
+def test_an_option_of_another_kind_is_named(corpus: str, options: dict, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be"):
+        source_of(cell(corpus=corpus, options=options), config(tmp_path))
+
+
 def test_manifests_are_named_after_corpus_and_options_or_as_the_cell_says(tmp_path: Path) -> None:
     given = config(tmp_path)
     names = [
@@ -58,6 +81,8 @@ def test_manifests_are_named_after_corpus_and_options_or_as_the_cell_says(tmp_pa
         )
     ]
     assert names == ["librispeech.csv", "voxceleb1-identification.csv", "two.csv", "mine.csv"]
+    hub = source_of(cell(corpus="hugging_face", options={"id": "../../google/fleurs"}), given)
+    assert hub.manifest.parent == tmp_path / "manifests"
 
 
 def test_a_corpus_is_looked_for_under_its_readers_name_and_its_own(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from wavbench.upstream.errors import UserError, closest
 
 USAGE = """wavbench: layer-wise benchmark of speech representations
 
-  wavbench demo                                              six tasks on the built-in corpus, then the page
+  wavbench demo                                              five tasks on the built-in corpus, then the page
   wavbench extract upstream=NAME manifest=FILE               features to HDF5  [layers=all|4,8] [pool=none|mean]
   wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6]
   wavbench sweep experiment=NAME                             many cells, resumable  [workers=N] [root=FOLDER] [--dry]

@@ -133,7 +133,7 @@ def speed(config: schemas.Speed) -> int:
 
 
 def demo(config: schemas.Demo) -> int:
-    """Build the corpus, sweep six tasks over it, report."""
+    """Build the corpus, sweep five tasks over it, report."""
     from wavbench.upstream.corpora import synthetic
 
     with Display() as display:

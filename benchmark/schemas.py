@@ -102,7 +102,7 @@ class Sweep:
 
 @dataclass
 class Demo:
-    """Six tasks on the built-in corpus, then the page."""
+    """Five tasks on the built-in corpus, then the page."""
 
     corpus: str = "demo/synthetic"
     stores: str = "demo/features"

@@ -106,9 +106,10 @@ def source_of(cell: schemas.SweepCell, config: schemas.Sweep) -> Source:
     options = {name: _fitted(name, value, known[name], config) for name, value in cell.options.items()}
     root = Path(config.root or ".")
     stem = cell.name or "-".join([cell.corpus, *map(str, options.values())])
+    stem = re.sub(r"[/\\]", "_", stem)  # names of the Hub and folders hold slashes
     place = root / cell.corpus if (root / cell.corpus).is_dir() else root
     return Source(
-        manifest=corpora / f"{re.sub(r'[/\\]', '_', stem)}.csv",  # names of the Hub and folders hold slashes
+        manifest=corpora / f"{stem}.csv",
         corpus=cell.corpus,
         options=tuple((known | options).items()),
         lexicon=(place if (place / cell.lexicon).is_file() else root) / cell.lexicon if cell.lexicon else None,

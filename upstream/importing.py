@@ -26,6 +26,7 @@ from wavbench.upstream.row_checks import COLUMNS, REQUIRED, SPLITS, leaks_of, pr
 
 TRANSLATION_RULE = "as is"  # of translations: case and punctuation count in BLEU
 READERS = 4  # threads that look into audio files
+EACH = 200  # files that one of them is given at once: all files one by one would take gigabytes of waiting tasks
 SHOWN = 20  # bad rows that an error names
 DESCRIPTION_BYTES = 1 << 20  # a larger file is no description
 KINDS = {"corpus": str, "part_of": str, "text": str, "root": str, "options": dict, "lexicon": dict}  # of its values
@@ -267,8 +268,7 @@ def _measure(table: pd.DataFrame, root: Path, notes: list[str], progress: Callab
     """Fill `duration` in seconds from segments or file headers; extraction says why a file cannot be opened."""
     import soundfile
 
-    def seconds(row: tuple) -> object:
-        audio, start, end, known = row
+    def seconds(audio: str, start: object, end: object, known: object) -> object:
         if known:
             return known
         try:
@@ -283,10 +283,10 @@ def _measure(table: pd.DataFrame, root: Path, notes: list[str], progress: Callab
     rows = list(zip(table["audio"], *columns, strict=False))
     found: list[object] = []
     with ThreadPoolExecutor(READERS) as pool:
-        for done, value in enumerate(pool.map(seconds, rows, chunksize=256), start=1):
-            found.append(value if _is_length(value) else "")
-            if progress and (done % 200 == 0 or done == len(rows)):
-                progress(done, len(rows))
+        for values in pool.map(lambda k: [*itertools.starmap(seconds, rows[k : k + EACH])], range(0, len(rows), EACH)):
+            found += [value if _is_length(value) else "" for value in values]
+            if progress:
+                progress(len(found), len(rows))
     table["duration"] = found
     unread = table["id"][table["duration"].eq("")]
     if len(unread):

@@ -365,3 +365,16 @@ def test_progress_ends_with_all_files(imports: Callable) -> None:
     told: list[tuple[int, int]] = []
     imports(progress=lambda done, total: told.append((done, total)))
     assert told == [(3, 3)]
+
+
+def test_files_are_dealt_to_threads_many_at_a_time(imports: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted, submit = [], importing.ThreadPoolExecutor.submit
+    monkeypatch.setattr(
+        importing.ThreadPoolExecutor, "submit", lambda self, *given: submitted.append(1) or submit(self, *given)
+    )
+    columns = {"audio": "wav/u0.wav", "split": "train", "text": "a"}
+    times = [{"start": k / 2_000, "end": (k + 1) / 2_000} for k in range(1_000)]
+    table = imports([columns | {"id": f"s{k}"} | time for k, time in enumerate(times)], options={"take": 1_000}).table
+    assert len(table) == 1_000
+    assert table["duration"].tolist() == ["0.0005"] * 1_000
+    assert len(submitted) <= 10  # a waiting task for each file of Common Voice took two gigabytes

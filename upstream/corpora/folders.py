@@ -136,8 +136,10 @@ def _split(rows: list[dict], column: str, speakers: bool, root: Path) -> None:
         for row in rows:
             row["split"] = by_speaker[row["speaker"]]
         return
-    for name in {row[column] for row in rows}:
-        those = [row for row in rows if row[column] == name]
+    classes: dict[str, list[dict]] = {}
+    for row in rows:
+        classes.setdefault(row[column], []).append(row)
+    for those in classes.values():
         parts = _parts({row["id"] for row in those})
         for row in those:
             row["split"] = parts[row["id"]]

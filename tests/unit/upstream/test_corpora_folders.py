@@ -99,3 +99,17 @@ def test_two_speakers_cannot_be_parted_into_three_splits(tmp_path: Path) -> None
         write_audio(tmp_path / f"a/s{k % 2}_{k}.wav", seed=k)
     with pytest.raises(UserError, match="2 speakers are too few"):
         folders.read(tmp_path, speaker=r"/(s\d)_")
+
+
+def test_many_classes_are_parted_in_one_pass(tmp_path: Path) -> None:
+    looks = []
+
+    class Row(dict):
+        def __getitem__(self, name: str) -> object:
+            looks.append(name)
+            return super().__getitem__(name)
+
+    rows = [Row(id=f"c{k % 100}/{k}", label=f"c{k % 100}") for k in range(500)]
+    folders._split(rows, "label", False, tmp_path)
+    assert {row["split"] for row in rows if row["label"] == "c7"} == {"train", "dev", "test"}
+    assert len(looks) < 20 * len(rows)  # and not once for every class

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import ssl
 import time
@@ -35,6 +36,9 @@ SIDE_BY_SIDE = 8  # connections where a corpus is thousands of small files
 TOLERATED = 100  # files of many that a server may lack before it is asked for no more
 MEMORY = ".fetched.json"
 SILENT = Listener()
+_FAILS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError,
+          ValueError)  # the last where a server sends to what is no address  # fmt: skip
+_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)")
 DOWNLOADS = ".downloads"  # folder under the root for what is not complete
 
 
@@ -217,7 +221,7 @@ def download(
             if _receive(url, part, note, progress, most, checked=bool(checks)):
                 break
             reason = "the connection ended early"
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as e:
+        except _FAILS as e:
             reason = str(getattr(e, "reason", "") or e or type(e).__name__)
             if isinstance(e, urllib.error.HTTPError) and e.code in (400, 401, 403, 404, 410, 451):
                 raise (Absent if e.code in (404, 410) else UserError)(
@@ -272,10 +276,15 @@ def _receive(url: str, part: Path, note: Path, progress: Callable[[int, int], No
     with answer:
         if answer.headers.get_content_type() == "text/html" and not url.endswith((".html", ".htm")):
             raise UserError("the server sends a web page instead of the file", where=url, remedy="see the corpus' page")
-        resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {there}-")
+        part_of = _RANGE.fullmatch(answer.headers.get("Content-Range", "")) if answer.status == 206 else None
+        if answer.status == 206 and (part_of is None or int(part_of[1]) != there):
+            part.unlink(missing_ok=True)  # bytes from elsewhere in the file
+            return False
+        resumed = bool(there and part_of)
         there = there if resumed else 0
-        length = int(answer.headers.get("Content-Length") or -1)
-        total = there + length if length >= 0 else -1
+        total = there + answer.length if answer.length is not None else -1
+        if part_of and part_of[2].isdecimal():  # what is sent may be less than what is left
+            total = int(part_of[2])
         _refuse_size(url, part, total, there, most)
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         note.write_text(json.dumps({"url": url, "tag": "" if tag.startswith("W/") else tag}))

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import itertools
+import socket
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -275,3 +278,54 @@ def test_a_plain_file_that_was_deleted_is_fetched_again(server: Server, tmp_path
     (tmp_path / "list.csv").unlink()
     fetch([archive], tmp_path)
     assert (tmp_path / "list.csv").read_bytes() == b"a list"
+
+
+def answering(*replies: bytes) -> str:
+    """The address of a server that gives these replies, the last one for ever."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        for reply in itertools.chain(replies, itertools.repeat(replies[-1])):
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(reply)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/x.bin"
+
+
+def get(url: str, path: Path) -> bytes:
+    module.download(url, path, {}, lambda done, total: None)
+    return path.read_bytes()
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://" + b"a" * 300 + b"/x\r\n\r\n",
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-6/10\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\n\r\nab",
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_no_file(reply: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not go on"):
+        get(answering(reply), tmp_path / "x.bin")
+    assert not (tmp_path / "x.bin").exists()
+
+
+@pytest.mark.usefixtures("server")
+def test_a_length_that_is_no_number_does_no_harm(tmp_path: Path) -> None:
+    assert get(answering(b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\nabcd"), tmp_path / "x.bin") == b"abcd"
+
+
+@pytest.mark.usefixtures("server")
+def test_a_server_that_sends_less_than_the_rest_is_asked_again(tmp_path: Path) -> None:
+    parts = (
+        b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\nETag: "one"\r\n\r\nabcd',
+        b'HTTP/1.1 206 OK\r\nContent-Range: bytes 4-6/10\r\nContent-Length: 3\r\nETag: "one"\r\n\r\nefg',
+        b'HTTP/1.1 206 OK\r\nContent-Range: bytes 7-9/10\r\nContent-Length: 3\r\nETag: "one"\r\n\r\nhij',
+    )
+    assert get(answering(*parts), tmp_path / "x.bin") == b"abcdefghij"

@@ -114,9 +114,12 @@ def is_absolute(audio: str) -> bool:
 
 
 def _first_with_segment(table: pd.DataFrame) -> np.ndarray:
-    """For each row, the first row that is the same part of the same file."""
-    columns = ["audio", *(name for name in ("start", "end") if name in table)]
-    groups = table.groupby(columns, sort=False, dropna=False).ngroup().to_numpy()
+    """For each row, the first row that is the same part of the same file, however its path and times are written."""
+    parts = {"audio": [os.path.normpath(audio) if audio else "" for audio in table["audio"]]}
+    for name, missing in (("start", 0.0), ("end", np.inf)):
+        if name in table:
+            parts[name] = pd.to_numeric(table[name].replace("", np.nan), errors="coerce").astype(float).fillna(missing)
+    groups = pd.DataFrame(parts, index=table.index).groupby([*parts], sort=False).ngroup().to_numpy()
     _, first = np.unique(groups, return_index=True)
     return first[groups]
 

@@ -477,6 +477,20 @@ def test_audio_may_lie_under_another_folder_that_the_reader_names(tmp_path: Path
         read_manifest(path, tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a.wav,,", "./a.wav,,"), ("d/a.wav,,", "d//a.wav,,"), ("a.wav,0,1", "a.wav,0.00,1.0"), ("a.wav,,1", "a.wav,0,1")],
+)
+def test_the_same_audio_written_in_two_ways_is_the_same(first: str, second: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"id,split,audio,start,end\na,train,{first}\nb,test,{second}\n")
+    assert found(path) == [(3, "it is the audio of a in split train again")]
+
+
+def test_other_parts_of_a_file_are_other_audio(tmp_path: Path) -> None:
+    path = write(tmp_path, "id,split,audio,start,end\na,train,a.wav,0,1\nb,test,a.wav,1,2\nc,test,a.wav,2,\n")
+    assert found(path) == []
+
+
 def test_the_same_audio_in_two_splits_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, rows("a,a.wav,train", "b,b.wav,dev", "c,a.wav,test"))
     assert found(path) == [(4, "it is the audio of a in split train again")]

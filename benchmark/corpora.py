@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +46,7 @@ def corpus_import(config: schemas.CorpusImport) -> int:
     with Display() as display:
         made = import_corpus(
             config.name,
-            Path(config.root),
+            _named(Path(config.root)),
             Path(config.out) if config.out else None,
             options=options,
             lexicon=read_lexicon(config.lexicon, stress=config.stress) if config.lexicon else None,
@@ -62,6 +63,11 @@ def corpus_import(config: schemas.CorpusImport) -> int:
         print(f"audio lies elsewhere: give root={made.root} to the commands that read this manifest")
     print(f"manifest: {made.manifest}")
     return 0
+
+
+def _named(root: Path) -> Path:
+    """A folder by its name: readers look at that, and beside it, and `.` has neither."""
+    return Path(os.path.abspath(root)) if root.name in ("", "..") else root
 
 
 def corpus_fetch(config: schemas.CorpusFetch) -> int:

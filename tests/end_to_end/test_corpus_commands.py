@@ -12,6 +12,7 @@ import pytest
 from corpus_trees import crema_d as crema_tree
 from corpus_trees import folders as folders_tree
 from corpus_trees import librispeech as libri_tree
+from corpus_trees import speech_commands as commands_tree
 from corpus_trees import write_audio, write_text
 from file_server import Server, serving
 
@@ -105,6 +106,19 @@ def test_a_manifest_elsewhere_is_printed_with_the_root_that_its_readers_take(
     ]
     assert wavbench("corpus", "check", out).code == 2
     assert wavbench("corpus", "check", out, f"root={libri}").code == 0
+
+
+def test_a_reader_that_looks_beside_the_folder_does_so_for_the_one_that_it_is_run_in(
+    wavbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = commands_tree.build(tmp_path).root / "speech_commands_v0.01"
+    made = []
+    for here in (folder, "."):  # the test set is an archive of its own beside it
+        monkeypatch.chdir(folder)
+        done = wavbench("corpus", "import", "speech_commands", here, "partial=true")
+        made.append(read_manifest(done.made("manifest")[0]).table["id"].tolist())
+    assert made[0] == made[1]
+    assert any(id.startswith("test_") for id in made[0])
 
 
 def test_a_lexicon_gives_phones_and_says_what_it_lacks(wavbench: Callable, libri: Path, tmp_path: Path) -> None:

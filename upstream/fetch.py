@@ -123,8 +123,8 @@ def remembered(root: Path) -> dict[str, dict]:
     """What `.fetched.json` says of each part; {} where nothing was fetched."""
     try:
         found = json.loads((root / MEMORY).read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        return {part: entry for part, entry in found.items() if isinstance(entry, dict)}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 

@@ -280,6 +280,15 @@ def test_a_plain_file_that_was_deleted_is_fetched_again(server: Server, tmp_path
     assert (tmp_path / "list.csv").read_bytes() == b"a list"
 
 
+@pytest.mark.parametrize("text", ["", "[]", '"train"', '{"train": 1}', "[" * 100_000])
+def test_a_memory_that_is_none_is_as_none_at_all(text: str, server: Server, tmp_path: Path) -> None:
+    (tmp_path / module.MEMORY).write_text(text)
+    assert remembered(tmp_path) == {}
+    data = tarred(a=NOISE)
+    fetch([part(server, data)], tmp_path)
+    assert remembered(tmp_path)["train"]["sha256"] == sha256(data)
+
+
 def answering(*replies: bytes) -> str:
     """The address of a server that gives these replies, the last one for ever."""
     listening = socket.create_server(("127.0.0.1", 0))

@@ -158,3 +158,8 @@ def test_a_version_that_runs_scripts_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__version__="2.21.0"))
     with pytest.raises(UserError, match="may run code"):
         hugging_face.read(tmp_path, id="owner/name")
+
+
+@pytest.mark.parametrize("head", [b"", b"[]", b'{"info": {"features": []}}', b"[" * 100_000])
+def test_a_head_of_parquet_that_names_no_classes_has_none(head: bytes) -> None:
+    assert hugging_face._labels({b"huggingface": head}) == {}

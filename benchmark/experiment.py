@@ -131,7 +131,14 @@ def _fitted(name: str, value: object, default: object, config: schemas.Sweep) ->
 
 def _with_lexicons(sources: list[Source]) -> list[Source]:
     """One manifest serves the tasks that read phones and those that do not."""
-    lexicons = {source.manifest: source.lexicon for source in sources if source.lexicon}
+    lexicons: dict[Path, Path] = {}
+    for source in sources:
+        if source.lexicon and lexicons.setdefault(source.manifest, source.lexicon) != source.lexicon:
+            raise UserError(
+                f"two lexicons are to pronounce {source.manifest.name}",
+                where=f"{lexicons[source.manifest]}, {source.lexicon}",
+                remedy="give one of the cells a manifest of its own: name: NAME",
+            )
     return [replace(source, lexicon=lexicons.get(source.manifest)) for source in sources]
 
 

@@ -100,6 +100,16 @@ def test_tasks_that_read_phones_and_those_that_do_not_share_a_manifest(tmp_path:
     assert first.lexicon == tmp_path / "root/words.txt"
 
 
+def test_two_lexicons_need_two_manifests(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    cells = cell("pr", corpus="librispeech", lexicon="a.txt"), cell("pr", corpus="librispeech", lexicon="b.txt")
+    with pytest.raises(UserError, match="two lexicons"):
+        _with_lexicons([source_of(one, given) for one in cells])
+    named = replace(cells[1], name="other")
+    sources = _with_lexicons([source_of(one, given) for one in (cells[0], named)])
+    assert [source.lexicon.name for source in sources] == ["a.txt", "b.txt"]
+
+
 def test_jobs_go_upstream_by_upstream_with_every_protocol(tmp_path: Path) -> None:
     given = config(
         tmp_path, cell("er", manifest="a.csv", protocols=["clean", "superb"]), cell("ks", manifest="a.csv"),

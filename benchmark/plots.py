@@ -70,8 +70,8 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
             axis.plot([row.low, row.high], [place, place], color=colour, linewidth=2.5, alpha=0.5)
             axis.plot(row.value, place, marker=marker, color=colour, markersize=6)
             table.append(
-                {"task": board.task, "corpus": board.corpus, "upstream": row.upstream, "value": row.value}
-                | {"low": row.low, "high": row.high}
+                {"task": board.task, "corpus": board.corpus, "protocol": board.protocol, "upstream": row.upstream}
+                | {"value": row.value, "low": row.low, "high": row.high}
             )
         if board.chance is not None:
             axis.axvline(board.chance, color="grey", linestyle=":", linewidth=1)
@@ -81,12 +81,12 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
         axis.set_title(textwrap.fill(board.name, TITLE), fontsize=9, loc="left")
         axis.set_xlabel(_label(board))
         axis.grid(axis="x", alpha=0.25)
-    columns = ["task", "corpus", "upstream", "value", "low", "high"]
+    columns = ["task", "corpus", "protocol", "upstream", "value", "low", "high"]
     return _save(figure, pd.DataFrame(table, columns=columns), folder / "scores")
 
 
 def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
-    """Score by layer, one panel per corpus; upstreams of a single layer and mixes as horizontal lines."""
+    """Score by layer, one panel per board; upstreams of a single layer and mixes as horizontal lines."""
     figure, axes = _axes(len(boards), 3.4, width=6.4)
     table = []
     for axis, board in zip(axes, boards, strict=True):
@@ -96,7 +96,7 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
         for upstream, own in board.layers.groupby("upstream"):
             colour, marker = style[upstream]
             own = own.sort_values("layer")
-            table.append(own.assign(corpus=board.corpus))
+            table.append(own.assign(corpus=board.corpus, protocol=board.protocol))
             if len(own) == 1 and last > 0:
                 named[upstream] = axis.axhline(own["value"].iloc[0], color=colour, linewidth=1.2)
                 axis.fill_between([0, last], own["low"].iloc[0], own["high"].iloc[0], color=colour, alpha=0.08)
@@ -115,9 +115,8 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
         axis.grid(alpha=0.25)
         axis.legend(list(named.values()), list(named), fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     table = pd.concat(table, ignore_index=True).assign(task=task)
-    return _save(
-        figure, table[["task", "corpus", "upstream", "layer", "value", "low", "high"]], folder / f"layers_{task}"
-    )
+    columns = ["task", "corpus", "protocol", "upstream", "layer", "value", "low", "high"]
+    return _save(figure, table[columns], folder / f"layers_{task}")
 
 
 def _save(figure, table: pd.DataFrame, stem: Path) -> Path:

@@ -51,6 +51,18 @@ def test_the_numbers_beside_a_figure_are_those_of_the_records(tmp_path: Path, re
     assert layers[layers["upstream"] == "fbank"]["value"].tolist() == [34.5]
 
 
+def test_numbers_of_two_protocols_are_told_apart(tmp_path: Path, make_record: Callable) -> None:
+    two = [
+        make_record(upstream="deep", protocol=protocol, layers=layer, value=value)
+        for protocol, value in (("clean", 40.0), ("superb", 60.0))
+        for layer in ("mix", 0, 1)
+    ]
+    write_figures(boards_of(two), tmp_path)
+    for name, rows in (("scores", 1), ("layers_er", 2)):
+        values = pd.read_csv(tmp_path / f"{name}.csv").groupby("protocol")["value"].agg(list)
+        assert values.to_dict() == {"clean": [40.0] * rows, "superb": [60.0] * rows}
+
+
 def lines_of(figures: list) -> list:
     return [line for figure in figures for axis in figure.axes for line in axis.get_lines()]
 

@@ -127,12 +127,12 @@ def unpack(path: Path, into: Path, limit: int = 0, progress: Callable[[int, int]
         target = os.path.join(real, _safe(name))
         folder = os.path.dirname(target)
         if folder not in folders:
-            os.makedirs(folder, exist_ok=True)
             if os.path.realpath(folder) != folder:
                 raise UserError(
                     "a link lies where a folder of the archive belongs", where=folder,
                     remedy="remove the link, or unpack into an empty folder",
                 )  # fmt: skip
+            os.makedirs(folder, exist_ok=True)
             folders.add(folder)
         _write(stream, target)
         if progress and (number % 50 == 0 or number == len(members)):

@@ -38,7 +38,8 @@ def import_schema(name: str) -> type:
 
 def corpus_import(config: schemas.CorpusImport) -> int:
     """A data set on disk to a manifest."""
-    from wavbench.upstream.importing import import_corpus, statistics
+    from wavbench.upstream.description import statistics
+    from wavbench.upstream.importing import import_corpus
     from wavbench.upstream.lexicon import read_lexicon
 
     own = {item.name for item in dataclasses.fields(schemas.CorpusImport)}

@@ -225,6 +225,10 @@ def _chosen(config: schemas.Sweep) -> schemas.Sweep:
         for name in asked:
             if name not in known:
                 raise UserError(f"the experiment has no {kind} {name!r}", remedy=f"one of: {', '.join(known)}")
+    if config.workers < 1:
+        raise UserError(f"workers={config.workers} cannot work", remedy="workers=1 or more")
+    for seed in config.head_seeds:
+        check_seed("head_seeds", seed)
     config.cells = [cell for cell in config.cells if not config.tasks or cell.task in config.tasks]
     config.upstreams = [u for u in config.upstreams if not config.only or u.name in config.only]
     for cell in config.cells:
@@ -245,7 +249,8 @@ def _trials(cell: schemas.SweepCell, source: Source, corpora: Path) -> Path | No
 
 def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
     """A source whose manifest is there: imported now where it was not before."""
-    from wavbench.upstream.importing import description_of, import_corpus
+    from wavbench.upstream.description import description_of
+    from wavbench.upstream.importing import import_corpus
     from wavbench.upstream.lexicon import read_lexicon
 
     if not source.corpus:
@@ -311,8 +316,6 @@ def _start_helpers(config: schemas.Sweep) -> list[subprocess.Popen]:
     """The same sweep as further processes, each with its share of the cores."""
     import torch
 
-    if config.workers < 1:
-        raise UserError(f"workers={config.workers} cannot work", remedy="workers=1 or more")
     if config.workers == 1:
         return []
     threads = max((os.cpu_count() or 1) // config.workers, 1)

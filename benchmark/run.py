@@ -22,9 +22,9 @@ from wavbench.downstream.splits import fold_column, splits_of
 from wavbench.downstream.trials import read_trials, write_trials
 from wavbench.upstream.audio_index import audio_hashes
 from wavbench.upstream.catalog import Upstream
+from wavbench.upstream.description import description_of
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import extract, fingerprint_of, store_path
-from wavbench.upstream.importing import description_of
 from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.store import Fingerprint, Store

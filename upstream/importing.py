@@ -19,6 +19,7 @@ import pandas as pd
 from wavbench import __version__
 from wavbench.upstream import transcripts
 from wavbench.upstream.corpus import Corpus, Reading, load_corpus
+from wavbench.upstream.description import description_of
 from wavbench.upstream.errors import UserError, closest
 from wavbench.upstream.lexicon import Lexicon
 from wavbench.upstream.manifest import write_manifest
@@ -28,8 +29,6 @@ TRANSLATION_RULE = "as is"  # of translations: case and punctuation count in BLE
 READERS = 4  # threads that look into audio files
 EACH = 200  # files that one of them is given at once: all files one by one would take gigabytes of waiting tasks
 SHOWN = 20  # bad rows that an error names
-DESCRIPTION_BYTES = 1 << 20  # a larger file is no description
-KINDS = {"corpus": str, "part_of": str, "text": str, "root": str, "options": dict, "lexicon": dict}  # of its values
 
 
 @dataclass(frozen=True)
@@ -115,36 +114,10 @@ def import_corpus(
     for path, pairs in trials.items():
         write_manifest(pairs, path)
     _list_words(absent, listed)
+    out.with_suffix(".json").unlink(missing_ok=True)  # a kill between the two leaves rows undescribed, not misdescribed
     write_manifest(table, out)
     _describe(out, corpus, name, described, options or {}, partial, audio_root, table)
     return Imported(out, audio_root, table, tuple(trials), tuple(notes))
-
-
-def description_of(manifest: Path) -> dict:
-    """What an import wrote of a manifest; {} where there is nothing or it is broken."""
-    try:
-        path = manifest.with_suffix(".json")
-        found = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < DESCRIPTION_BYTES else {}
-        sound = isinstance(found, dict) and all(isinstance(found.get(k) or kind(), kind) for k, kind in KINDS.items())
-        return found if sound else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def statistics(table: pd.DataFrame) -> list[str]:
-    """Utterances, hours, speakers and labels of each split as the lines of a table."""
-    labels = [name for name in table if name not in (*COLUMNS, "raw_text") or name in ("language", "emotion")]
-    labels = [name for name in labels if 1 < table[name].nunique() <= 200]
-    lines = [["split", "utterances", "hours", *(["speakers"] if "speaker" in table else []), *labels]]
-    for split in (*SPLITS, ""):
-        part = table[table["split"] == split]
-        if len(part):
-            hours = pd.to_numeric(part["duration"], errors="coerce").sum() / 3600
-            speakers = [str(part["speaker"].nunique())] if "speaker" in table else []
-            counts = [f"{part[name][part[name] != ''].nunique()} values" for name in labels]
-            lines.append([split or "none", f"{len(part):,}", f"{hours:.2f}", *speakers, *counts])
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def _options(module: ModuleType, options: Mapping[str, object], folder: Path, name: str) -> dict:

@@ -10,8 +10,9 @@ import pytest
 from corpus_trees import Tree
 
 from wavbench.upstream.corpus import corpus_names, load_corpus
+from wavbench.upstream.description import description_of
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.importing import description_of, import_corpus
+from wavbench.upstream.importing import import_corpus
 from wavbench.upstream.manifest import check_manifest, read_manifest
 from wavbench.upstream.transcripts import RULES
 

@@ -13,8 +13,9 @@ from corpus_trees import write_audio, write_text
 
 from wavbench.upstream import importing
 from wavbench.upstream.corpus import Corpus, Reading
+from wavbench.upstream.description import description_of, statistics
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.importing import Imported, description_of, import_corpus, statistics
+from wavbench.upstream.importing import Imported, import_corpus
 from wavbench.upstream.lexicon import read_lexicon
 from wavbench.upstream.manifest import read_manifest
 
@@ -149,6 +150,21 @@ def test_files_that_are_no_manifest_are_not_written_over(imports: Callable, root
         imports(out=tmp_path / "folder.csv")
     with pytest.raises(UserError, match="a file lies where"):
         imports(out=other / "three.csv")
+
+
+def test_rows_never_have_the_description_of_an_earlier_import(
+    imports: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = imports(options={"take": 2})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wavbench.upstream.importing._describe", killed)
+    with pytest.raises(KeyboardInterrupt):
+        imports()
+    assert len(read_manifest(first.manifest)) == 3
+    assert description_of(first.manifest) == {}
 
 
 def test_an_import_takes_the_place_of_an_earlier_one(imports: Callable) -> None:

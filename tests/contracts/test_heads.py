@@ -27,8 +27,12 @@ def build(head: ModuleType, heads: int, seed: int = 0) -> nn.Module:
 
 
 def scattered(head: ModuleType, heads: int = STACK) -> nn.Module:
-    """A stack whose heads have weights of their own, as after training."""
-    model = build(head, heads)
+    """A stack whose heads have weights of their own, as after training.
+
+    In double precision: what is promised is the same sum, and in float32 a deep head of such weights tells one machine's
+    order of adding from another's.
+    """
+    model = build(head, heads).double()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -38,13 +42,13 @@ def scattered(head: ModuleType, heads: int = STACK) -> nn.Module:
 
 def one_of(head: ModuleType, stack: nn.Module, place: int) -> nn.Module:
     """A single head with the weights of one of a stack."""
-    single = build(head, 1)
+    single = build(head, 1).double()
     single.load_state_dict({name: value[place : place + 1] for name, value in stack.state_dict().items()})
     return single
 
 
 def inputs(heads: int = STACK) -> torch.Tensor:
-    return torch.randn(heads, ROWS, INPUTS, generator=torch.Generator().manual_seed(2))
+    return torch.randn(heads, ROWS, INPUTS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
 def outputs(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -15,14 +15,14 @@ from wavbench.upstream.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of equal length.
+    """Crops of equal length, or whole utterances.
 
     Args:
         epoch: counted from 0.
         index: of the batch in its epoch.
         rows: utterances.
         repeats: how often the epoch has taken each of them before; more than 0 only where a language is repeated.
-        samples: of every crop.
+        samples: of every crop, or of the longest utterance.
     """
 
     epoch: int
@@ -78,6 +78,31 @@ def plan_epoch(
     return [
         Batch(epoch, i, tuple(rows[a:b].tolist()), tuple(repeats[a:b].tolist()), samples)
         for i, (a, b, samples) in enumerate(cuts)
+    ]
+
+
+def plan_utterances(lengths: np.ndarray, *, seed: int, epoch: int, batch_samples: int) -> list[Batch]:
+    """All batches of an epoch over whole utterances, each taken once, neighbours in length together.
+
+    Args:
+        lengths: samples of each utterance.
+        seed: of the whole run.
+        epoch: counted from 0.
+        batch_samples: of all utterances of a batch together, at most (one utterance is always taken).
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = np.argsort(np.log2(np.maximum(lengths, 1)) + random.uniform(0, 0.2, len(lengths)))
+    cuts, total = [0], 0
+    for place, row in enumerate(order):
+        if total and total + lengths[row] > batch_samples:
+            cuts.append(place)
+            total = 0
+        total += int(lengths[row])
+    parts = [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(order)], strict=True) if b > a]
+    random.shuffle(parts)
+    return [
+        Batch(epoch, i, tuple(rows.tolist()), (0,) * len(rows), int(lengths[rows].max()))
+        for i, rows in enumerate(parts)
     ]
 
 

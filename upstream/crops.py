@@ -13,21 +13,21 @@ from wavbench.upstream import batch_plan
 from wavbench.upstream.batch_plan import Batch
 from wavbench.upstream.decoded import SCALE, Speech
 from wavbench.upstream.lengths import Conv, frames_from_samples, samples_from_frames, total_stride
-from wavbench.upstream.objective import Targets
+from wavbench.upstream.objective import Packed, Targets
 
 MakeTargets = Callable[[int, np.ndarray | None, np.random.Generator], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Crops of equal length with their targets.
+    """Crops of equal length, or whole utterances, with their targets.
 
     Args:
         ids: of the utterances.
         starts: first sample of each crop in `Speech.samples`.
         lengths: samples of each crop.
         targets: packed over all crops.
-        hidden: frames that are hidden, in all.
+        hidden: what the loss is a mean over: the frames that are hidden, in all, or the symbols to recognise.
         position: epoch and index of the batch.
         waveforms: the samples; None while they lie on the device that trains.
     """
@@ -35,7 +35,7 @@ class CropBatch:
     ids: tuple[str, ...]
     starts: Int[Tensor, " batch"]
     lengths: Int[Tensor, " batch"]
-    targets: Targets
+    targets: Packed
     hidden: int
     position: tuple[int, int]
     waveforms: Float[Tensor, "batch samples"] | None
@@ -114,7 +114,7 @@ class Crops(Dataset):
         )  # fmt: skip
 
 
-def loader(crops: Crops, steps: Iterator[tuple[Batch, ...]], workers: int) -> Iterator[list[CropBatch]]:
+def loader(crops: Dataset, steps: Iterator[tuple[Batch, ...]], workers: int) -> Iterator[list[CropBatch]]:
     """The batches of each step, made by `workers` processes ahead of time, in order (0: here and now)."""
     return iter(
         DataLoader(

@@ -1,6 +1,6 @@
-"""What every pretraining objective takes and gives: named tuples, which Fabric can look into."""
+"""What every objective of a training takes and gives: named tuples, which Fabric can look into."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,12 +28,44 @@ class Targets(NamedTuple):
         return Targets(*moved, counts=self.counts)
 
 
+class Labels(NamedTuple):
+    """What the utterances of a batch are to be recognised as, and what of them is hidden meanwhile.
+
+    Args:
+        masked: True where a frame is hidden, packed.
+        channels: True where a channel of an utterance is hidden.
+        symbols: of all utterances, one after the other; one that training data does not have is negative.
+        counts: symbols of each utterance.
+        rows: of the table that the utterances come from.
+    """
+
+    masked: Bool[Tensor, " total_frames"]
+    channels: Bool[Tensor, "batch dim"]
+    symbols: Int[Tensor, " total_symbols"]
+    counts: Int[Tensor, " batch"]
+    rows: Int[Tensor, " batch"]
+
+    def to(self, device: torch.device) -> "Labels":
+        moved = (value.to(device, non_blocking=True) for value in self[:3])
+        return Labels(*moved, counts=self.counts, rows=self.rows)  # sizes and names stay on the CPU
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """What the loop knows of the targets of a batch."""
+
+    masked: Bool[Tensor, " total_frames"]  # True where a frame is hidden
+
+    def to(self, device: torch.device) -> "Packed": ...
+
+
 class Losses(NamedTuple):
-    """Sums over the hidden frames of a batch, so that batches of unequal size add up to one step.
+    """Sums over the parts of a batch that count, so that batches of unequal size add up to one step.
 
     Args:
         total: what is minimised.
-        terms: its parts and other numbers to follow, each to be divided by the number of hidden frames.
+        terms: its parts and other numbers to follow, each to be divided by how many parts there are: hidden frames in
+            pretraining, symbols in fine-tuning.
     """
 
     total: Float[Tensor, ""]

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from wavbench.upstream import batch_plan
 from wavbench.upstream.batch_plan import Batch
-from wavbench.upstream.crops import CropBatch, Crops, loader
+from wavbench.upstream.crops import CropBatch, loader
 from wavbench.upstream.errors import UserError, refuse_below
 from wavbench.upstream.training_log import Log
 from wavbench.upstream.training_state import load_state, refuse_changes, save_state, write_whole
@@ -145,6 +146,10 @@ class Training:
         data: what is learned from, to be written down.
         folder: of the run.
         export: called with "last" or "best" when the weights of the encoder are to be written.
+        groups: parameters with the `factor` that multiplies their learning rate; all of the module's alike where None.
+        share: name of the column that tells how much of the frames counts.
+        judge: dev value that the best is known by.
+        patience: looks at dev without a better one after which the training ends; 0 for never.
         probe: from nothing to scores of the encoder as it is.
         flops_per_second: floating-point operations of a training step per second of audio.
         peak_flops: operations per second that all devices could do.
@@ -157,9 +162,9 @@ class Training:
         self,
         fabric,
         module: nn.Module,
-        train: Crops,
+        train: Dataset,
         plan: Callable[[int], list[Batch]],
-        dev: Crops,
+        dev: Dataset,
         dev_plan: list[Batch],
         settings: Settings,
         *,
@@ -173,15 +178,20 @@ class Training:
         samples: Tensor | None = None,
         workers: int = 0,
         report: Callable[[Status], None] | None = None,
+        groups: list[dict] | None = None,
+        share: str = "masked_share",
+        judge: str = "loss",
+        patience: int = 0,
     ) -> None:
+        self.share, self.judge, self.patience, self.stale = share, judge, patience, 0
         self.fabric, self.train_crops, self.plan, self.settings = fabric, train, plan, settings
         self.dev_crops, self.dev_plan, self.folder, self.export, self.probe = dev, dev_plan, folder, export, probe
         self.hyperparameters, self.samples, self.workers, self.report = hyperparameters, samples, workers, report
         self.flops_per_second, self.peak_flops = flops_per_second, peak_flops
         self.step, self.epoch, self.index, self.hours, self.best = 0, 0, 0, 0.0, math.inf
         optimizer = torch.optim.AdamW(
-            module.parameters(), lr=settings.peak_rate, betas=(settings.beta1, settings.beta2), eps=settings.epsilon,
-            weight_decay=settings.weight_decay, fused=True,
+            groups or module.parameters(), lr=settings.peak_rate, betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon, weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
         self.module, self.optimizer = fabric.setup(module, optimizer)
         self._resume()
@@ -203,13 +213,14 @@ class Training:
             self.epoch, self.index, self.fabric.global_rank, world, settings.accumulate, self.plan
         )
         pieces = loader(self.train_crops, steps, self.workers)
-        while self.step < settings.steps:
+        while not self._finished():
             self._update(next(pieces))
             last = self.step == settings.steps
             if last or self.step % settings.log_every == 0:
                 self._write_row()
             if last or self.step % settings.dev_every == 0:
                 self._evaluate()
+                last = self._finished()
             if self.probe and (last or (settings.probe_every and self.step % settings.probe_every == 0)):
                 self._probe()
             if last or self.step % settings.save_every == 0:
@@ -217,14 +228,17 @@ class Training:
         if self.log:
             self.log.close()
 
+    def _finished(self) -> bool:
+        return self.step >= self.settings.steps or 0 < self.patience <= self.stale
+
     def _update(self, pieces: list[CropBatch]) -> None:
-        """One update: the mean over all hidden frames of all batches of all processes."""
+        """One update: the mean over all hidden frames (or symbols) of all batches of all processes."""
         settings, fabric = self.settings, self.fabric
         hidden, seconds = sum(piece.hidden for piece in pieces), sum(piece.seconds for piece in pieces)
         if fabric.world_size > 1:
             hidden, seconds = fabric.all_reduce(torch.tensor([hidden, seconds]).double(), reduce_op="sum").tolist()
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate(self.step)
+            group["lr"] = settings.rate(self.step) * group.get("factor", 1.0)
         self.module.train()
         losses = []
         for micro, piece in enumerate(pieces):
@@ -290,7 +304,7 @@ class Training:
             "audio_hours": self.hours,
             "learning_rate": self.settings.rate(self.step - 1),
             **{name: value / max(self.hidden, 1) for name, value in sums.items()},
-            "masked_share": self.hidden / max(self.frames, 1),
+            self.share: self.hidden / max(self.frames, 1),
             "gradient_norm": float(torch.stack(self.norms).mean()),
             "audio_seconds_per_second": rate,
             "flop_utilisation": rate * self.flops_per_second / self.peak_flops if self.peak_flops else 0.0,
@@ -322,8 +336,9 @@ class Training:
         values = {name: value / hidden for name, value in sums.items()}
         if self.log:
             self.log.write("dev", self.step, {"audio_hours": self.hours, **values})
-        if values.get("loss", math.inf) < self.best:
-            self.best = values["loss"]
+        self.stale += 1
+        if values.get(self.judge, math.inf) < self.best:
+            self.best, self.stale = values[self.judge], 0
             if fabric.is_global_zero:
                 write_whole(self.folder, lambda: self.export("best"))
         self.began += time.perf_counter() - paused
@@ -344,6 +359,7 @@ class Training:
                 "module": self.module.module.state_dict() if self.fabric.world_size > 1 else self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step, "epoch": self.epoch, "index": self.index, "hours": self.hours, "best": self.best,
+                "stale": self.stale,
             }  # fmt: skip
             write_whole(self.folder, lambda: self.export("last"))  # first, so that a finished state has its checkpoint
             save_state(self.folder, state)
@@ -358,7 +374,7 @@ class Training:
         module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
-        self.hours, self.best = state["hours"], state["best"]
+        self.hours, self.best, self.stale = state["hours"], state["best"], state.get("stale", 0)
 
 
 def _seed(*parts: int) -> int:

@@ -38,7 +38,8 @@ def linear(
     layer: nn.Linear, x: Float[Tensor, "total_frames dim_in"], *, gelu: bool = False
 ) -> Float[Tensor, "total_frames dim_out"]:
     """`layer(x)`, with an exact GELU on top if asked for; the result has the type that autocast asks for."""
-    if not is_frozen(x):
+    # A parametrised weight is computed anew at every look, which is no key to remember anything by.
+    if not is_frozen(x) or "parametrizations" in layer._modules:
         x = layer(x)
         return F.gelu(x) if gelu else x
     sources = (layer.weight, layer.bias)

@@ -21,6 +21,7 @@ class _Prefix:
 
     __slots__ = (
         "ahead",
+        "base",
         "blank",
         "children",
         "last",
@@ -43,6 +44,7 @@ class _Prefix:
         self.children: dict[int, _Prefix | None] = {}
         self.lm, self.length, self.unknown = (parent.lm, parent.length, parent.unknown) if parent else (0.0, 0, 0)
         self.ahead = 0.0  # weighted score besides the sound, with an outlook on the word begun
+        self.base = 0.0  # the same without that outlook: of whole words or symbols
         self.blank = self.symbol = 0.0  # shares of paths that end in CTC's blank, or in the last symbol
         self.next_blank = self.next_symbol = 0.0
         self.seen = -1  # frame that `next_` belong to
@@ -69,35 +71,37 @@ class _Writer:
         self.stranger = weights.lm * (self.model.score(nothing(self.model), UNKNOWN)[0] if self.model else 0.0)
         self.stranger += weights.unknown
 
-    def _weighted(self, prefix: _Prefix) -> float:
+    def weigh(self, prefix: _Prefix) -> None:
+        """Fill in what a prefix counts for besides the sound, once its words or symbols are scored."""
         w = self.weights
-        return w.lm * prefix.lm + w.length * prefix.length + w.unknown * prefix.unknown
+        prefix.base = w.lm * prefix.lm + w.length * prefix.length + w.unknown * prefix.unknown
+        prefix.ahead = prefix.base
 
-    def child(self, prefix: _Prefix, symbol: int) -> _Prefix | None:
-        """The prefix with one more symbol; None where no word goes on like this."""
-        made = self._child(prefix, symbol)
-        prefix.children[symbol] = made
+    def outlook(self, node: dict | None) -> float:
+        """What a word counts for that has only begun: as much as the likeliest word it may become."""
+        likeliest = self.stranger if node is None else self.weights.lm * node[BEST]
+        return likeliest + self.weights.length
+
+    def letter(self, prefix: _Prefix, symbol: int, node: dict | None) -> _Prefix:
+        """The prefix with one more letter of a word, which leads to a node of the tree or out of it."""
+        made = prefix.children[symbol] = _Prefix(prefix, symbol, prefix.state, node)
+        made.base = prefix.base
+        made.ahead = prefix.base + self.outlook(node)
         return made
 
-    def _child(self, prefix: _Prefix, symbol: int) -> _Prefix | None:
-        made = _Prefix(prefix, symbol, prefix.state, prefix.node)
-        if not self.by_word:
+    def child(self, prefix: _Prefix, symbol: int) -> _Prefix | None:
+        """The prefix with one more symbol that the model scores; None for a space where no word ends."""
+        made: _Prefix | None = _Prefix(prefix, symbol, prefix.state, prefix.node)
+        if self.by_word:
+            made = made if self.end_word(made) else None
+        else:
             made.length += 1
             if self.model is not None:
                 value, made.state = self.model.score(prefix.state, self.tokens[symbol])
                 made.lm += value
-            made.ahead = self._weighted(made)
-            return made
-        if symbol == self.search.space:
-            if not self.end_word(made):
-                return None
-            made.ahead = self._weighted(made)
-            return made
-        made.node = prefix.node.get(symbol) if prefix.node is not None else None
-        if made.node is None and self.search.lexicon is not None:
-            return None
-        outlook = self.weights.lm * made.node[BEST] if made.node is not None else self.stranger
-        made.ahead = self._weighted(made) + outlook + self.weights.length
+        prefix.children[symbol] = made
+        if made is not None:
+            self.weigh(made)
         return made
 
     def end_word(self, prefix: _Prefix) -> bool:
@@ -166,11 +170,10 @@ def _prefixes(outputs: np.ndarray, search: Search, writer: _Writer) -> list[tupl
 
     Shares of paths are plain numbers, scaled frame by frame: a product costs a tenth of a sum of logarithms.
     """
-    probabilities = np.exp(outputs.astype(np.float64))
-    rows = probabilities.tolist()
+    rows = np.exp(outputs.astype(np.float64)).tolist()
     starts = (outputs >= search.class_floor) | (outputs == outputs.max(axis=1, keepdims=True))
     starts[:, search.blank] = False
-    blank, beam, floor = search.blank, search.beam, math.exp(-700)
+    blank = search.blank
     writer.root.blank = 1.0
     prefixes = [writer.root]
     for frame, row in enumerate(rows):
@@ -178,40 +181,87 @@ def _prefixes(outputs: np.ndarray, search: Search, writer: _Writer) -> list[tupl
             for prefix in prefixes:
                 prefix.blank, prefix.symbol = prefix.blank + prefix.symbol, 0.0
             continue
-        fresh = [(k, row[k]) for k in np.flatnonzero(starts[frame]).tolist()]
-        touched = []
-        for prefix in prefixes:
-            last, in_blank, in_symbol = prefix.last, prefix.blank, prefix.symbol
-            both = in_blank + in_symbol
-            if prefix.seen != frame:
-                prefix.seen, prefix.next_blank, prefix.next_symbol = frame, 0.0, 0.0
-                touched.append(prefix)
-            prefix.next_blank += both * row[blank]
-            if last >= 0:
-                prefix.next_symbol += in_symbol * row[last]
-            children = prefix.children
-            for symbol, probability in fresh:
-                share = (in_blank if symbol == last else both) * probability
-                if share == 0.0:
-                    continue
-                child = children[symbol] if symbol in children else writer.child(prefix, symbol)
-                if child is None:
-                    continue
-                if child.seen != frame:
-                    child.seen, child.next_blank, child.next_symbol = frame, 0.0, 0.0
-                    touched.append(child)
-                child.next_symbol += share
-        largest = max(prefix.next_blank + prefix.next_symbol for prefix in touched)
-        scale = 1.0 / largest if largest > 0 else 1.0
-        ranked = []
-        for prefix in touched:
-            prefix.blank, prefix.symbol = prefix.next_blank * scale, prefix.next_symbol * scale
-            ranked.append((math.log(max(prefix.blank + prefix.symbol, floor)) + prefix.ahead, prefix))
-        if len(ranked) > beam:
-            ranked = nlargest(beam, ranked, key=_first)
+        for prefix in prefixes:  # those that write nothing new
+            prefix.seen = frame
+            prefix.next_blank = (prefix.blank + prefix.symbol) * row[blank]
+            prefix.next_symbol = prefix.symbol * row[prefix.last] if prefix.last >= 0 else 0.0
+        stays = [_log(prefix.next_blank + prefix.next_symbol) + prefix.ahead for prefix in prefixes]
+        # what is below these has no place among the next prefixes, whatever else there is
+        least = max(stays) - search.threshold
+        if len(stays) >= search.beam:
+            least = max(least, min(stays))
+        touched, begun = list(prefixes), []
+        for symbol in np.flatnonzero(starts[frame]).tolist():
+            _write(prefixes, symbol, row[symbol], frame, least, writer, touched, begun)
+        ranked = [(_log(prefix.next_blank + prefix.next_symbol) + prefix.ahead, prefix, None) for prefix in touched]
+        ranked += begun
+        if len(ranked) > search.beam:
+            ranked = nlargest(search.beam, ranked, key=_first)
         least = max(ranked, key=_first)[0] - search.threshold
-        prefixes = [prefix for score, prefix in ranked if score >= least]
-    return [(math.log(max(prefix.blank + prefix.symbol, floor)), prefix) for prefix in prefixes]
+        prefixes = []
+        for score, prefix, new in ranked:
+            if score >= least:
+                if new is not None:
+                    symbol, node, share = new
+                    prefix = writer.letter(prefix, symbol, node)
+                    prefix.next_symbol = share
+                prefixes.append(prefix)
+        scale = 1.0 / max(max(prefix.next_blank + prefix.next_symbol for prefix in prefixes), 1e-300)
+        for prefix in prefixes:
+            prefix.blank, prefix.symbol = prefix.next_blank * scale, prefix.next_symbol * scale
+    return [(_log(prefix.blank + prefix.symbol), prefix) for prefix in prefixes]
+
+
+def _write(
+    prefixes: list[_Prefix],
+    symbol: int,
+    probability: float,
+    frame: int,
+    least: float,
+    writer: _Writer,
+    touched: list[_Prefix],
+    begun: list[tuple[float, _Prefix, tuple]],
+) -> None:
+    """Let every prefix write a symbol in a frame.
+
+    Letters of words become prefixes of their own only once they are found to be among the best: most never are.
+
+    Args:
+        least: score that a new prefix must reach.
+        touched: gets the prefixes that were not among `prefixes`.
+        begun: gets a score, a prefix and how it goes on, for letters that no prefix has been made for yet.
+    """
+    is_letter, constrained = writer.by_word and symbol != writer.search.space, writer.search.lexicon is not None
+    most = max(writer.weights.length, 0.0) + max(writer.weights.unknown, 0.0)  # that a whole word or symbol can gain
+    for prefix in prefixes:
+        share = (prefix.blank if symbol == prefix.last else prefix.blank + prefix.symbol) * probability
+        if share == 0.0:
+            continue
+        child = prefix.children.get(symbol, prefix)  # itself: not made yet
+        if child is prefix:
+            sound = math.log(share)
+            if is_letter:
+                node = prefix.node.get(symbol) if prefix.node is not None else None
+                if node is None and constrained:
+                    prefix.children[symbol] = None
+                    continue
+                score = sound + prefix.base + writer.outlook(node)
+                if score >= least:
+                    begun.append((score, prefix, (symbol, node, share)))
+                continue
+            if sound + prefix.base + most < least:
+                continue
+            child = writer.child(prefix, symbol)
+        if child is None:
+            continue
+        if child.seen != frame:
+            child.seen, child.next_blank, child.next_symbol = frame, 0.0, 0.0
+            touched.append(child)
+        child.next_symbol += share
+
+
+def _log(share: float) -> float:
+    return math.log(share) if share > 0.0 else -math.inf
 
 
 def _first(pair: tuple) -> float:

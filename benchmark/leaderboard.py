@@ -66,6 +66,7 @@ class Board:
     split: str
     protocol: str
     updates: int
+    training: str  # "" for heads on stores, otherwise how and on how many labels the upstream was trained with them
     rows: tuple[Row, ...]
     layers: pd.DataFrame  # upstream, layer, value, low, high
 
@@ -73,7 +74,8 @@ class Board:
     def name(self) -> str:
         mark = " (synthetic)" if self.synthetic and self.corpus != "synthetic" else ""
         protocol = "" if self.protocol == "clean" else f", protocol {self.protocol}"
-        return f"{self.task} on {self.corpus}{mark}{protocol}"
+        training = f", {self.training}" if self.training else ""
+        return f"{self.task} on {self.corpus}{mark}{protocol}{training}"
 
 
 def boards_of(records: Iterable[Record]) -> list[Board]:
@@ -148,9 +150,16 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
         split=first.split,
         protocol=first.protocol,
         updates=int(first.config.get("budget", {}).get("updates", 0)),
+        training=training_of(first),
         rows=tuple(rows),
         layers=layers,
     )
+
+
+def training_of(record: Record) -> str:
+    """How a head came to be that saw audio and not a store, "" for one that saw a store."""
+    labels = record.config.get("budget", {}).get("labels")
+    return f"{record.adaptation} fine-tuning, labels={labels}" if labels else ""
 
 
 def _mean(records: list[Record]) -> dict[str, float]:
@@ -193,6 +202,8 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
                     "pretrained_on": " ".join(row.heard),
                     "protocol": f"{record.protocol} {record.protocol_version}",
                     "updates": board.updates,
+                    "adaptation": record.adaptation,
+                    "labels_minutes": record.config.get("labels", ""),
                     "head": record.head,
                     "learning_rate": " ".join(f"{rate:g}" for rate in record.learning_rate),
                     **record.cost,
@@ -211,6 +222,7 @@ def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
     for board in boards:
         remarks = ", synthetic" if board.synthetic else ""
         remarks += "" if board.protocol == "clean" else f", protocol {board.protocol}"
+        remarks += f", {board.training}" if board.training else ""
         header.append(
             f"{board.task} ({board.corpus}{remarks}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
         )
@@ -314,7 +326,7 @@ def write_report(results: Path) -> tuple[Path, str]:
         UserError: there are no records.
     """
     from wavbench.benchmark.page import write_page
-    from wavbench.benchmark.plots import write_figures
+    from wavbench.benchmark.plots import label_budget, write_figures
 
     records = read_records(results)
     if not records:
@@ -323,7 +335,7 @@ def write_report(results: Path) -> tuple[Path, str]:
     boards = boards_of(records)
     write_text(results / "leaderboard.csv", long_table(boards).to_csv(index=False, lineterminator="\n"))
     write_text(results / "leaderboard.md", markdown(boards))
-    figures = write_figures(boards, results / "figures")
+    figures = write_figures(boards, results / "figures") | label_budget(records, results / "figures")
     page = results / "leaderboard.html"
     write_page(boards, records, figures, page)
     return page, plain(boards)

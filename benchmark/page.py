@@ -30,6 +30,7 @@ def write_page(boards: list[Board], records: list[Record], figures: dict[str, Pa
                 "synthetic": board.synthetic,
                 "table": board_table(board),
                 "figure": images.get(f"layers_{board.task}") if _first_of_task(board, boards) else None,
+                "labels": images.get(f"labels_{board.task}") if _first_of_task(board, boards) else None,
                 "task": board.task,
             }
             for board in boards

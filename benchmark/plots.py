@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board
-from wavbench.benchmark.record import write_text
+from wavbench.benchmark.record import Record, write_text
 
 # Okabe and Ito's colours, told apart by people with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -20,13 +20,7 @@ def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
     Returns:
         The SVG of each figure by name: `scores`, and `layers_<task>` where single layers were probed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "wavbench", "font.size": 9, "axes.spines.top": False})
-    matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "path"})
-    matplotlib.rcParams.update({"text.parse_math": False})  # a name with dollars is a name
-    folder.mkdir(parents=True, exist_ok=True)
+    _prepare(folder)
     upstreams = sorted({row.upstream for board in boards for row in board.rows} | _probed(boards))
     colours = len(COLOURS)  # the next eight get the same colours with other markers
     style = {u: (COLOURS[k % colours], MARKERS[(k + k // colours) % len(MARKERS)]) for k, u in enumerate(upstreams)}
@@ -36,6 +30,82 @@ def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
         if probed:
             figures[f"layers_{task}"] = _layers(task, probed, style, folder)
     return figures
+
+
+def label_budget(records: list[Record], folder: Path) -> dict[str, Path]:
+    """Score by minutes of labels, with and without pretraining: a figure per task that was fine-tuned.
+
+    Of runs that differ in their recipe alone the one that did best on dev counts; seeds are averaged.
+
+    Returns:
+        The SVG of each figure by name, `labels_<task>`.
+    """
+    _prepare(folder)
+    tuned = [record for record in records if record.config.get("budget", {}).get("labels")]
+    return {f"labels_{task}": _labels(task, tuned, folder) for task in sorted({record.task for record in tuned})}
+
+
+def _labels(task: str, records: list[Record], folder: Path) -> Path:
+    table = label_table([record for record in records if record.task == task])
+    panels = list(table.groupby(["corpus", "corpus_hash", "protocol"]))
+    figure, axes = _axes(len(panels), 3.4, width=6.4)
+    lines = sorted({(row.upstream, row.adaptation) for row in table.itertuples()})
+    unit = next(record for record in records if record.task == task)
+    for axis, ((corpus, _, protocol), panel) in zip(axes, panels, strict=True):
+        for (upstream, adaptation, pretrained), own in panel.groupby(["upstream", "adaptation", "pretrained"]):
+            place = lines.index((upstream, adaptation))
+            label = f"{upstream}{'' if pretrained else ' without pretraining'}, {adaptation}"
+            style = {"color": COLOURS[place % len(COLOURS)], "linestyle": "-" if pretrained else "--"}
+            axis.plot(own["minutes"], own["value"], marker=MARKERS[place % len(MARKERS)], label=label, **style)
+            axis.fill_between(own["minutes"], own["low"], own["high"], color=style["color"], alpha=0.12, linewidth=0)
+        axis.set_xscale("log")
+        ticks = panel.drop_duplicates("minutes")
+        axis.set_xticks(ticks["minutes"], [f"{minutes:.3g}" for minutes in ticks["minutes"]])
+        axis.minorticks_off()
+        remark = "" if protocol == "clean" else f", protocol {protocol}"
+        axis.set_title(textwrap.fill(f"{task} on {corpus}{remark}", TITLE), fontsize=9, loc="left")
+        axis.set_xlabel("minutes of labels")
+        axis.set_ylabel(f"{unit.metric} ({unit.unit}), {'higher' if unit.higher_is_better else 'lower'} is better")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return _save(figure, table, folder / f"labels_{task}")
+
+
+def label_table(records: list[Record]) -> pd.DataFrame:
+    """One line per upstream, adaptation and amount of labels."""
+    found: dict[tuple, dict[tuple, Record]] = {}
+    for record in records:
+        line = (
+            *(record.corpus, record.corpus_hash, record.protocol, record.upstream, record.adaptation),
+            *(not record.config.get("random", False), record.config["budget"]["labels"]),
+        )
+        runs = found.setdefault(line, {})
+        seed = (record.seed, record.checkpoint_hash, record.config.get("labels_hash"))
+        if seed not in runs or _dev(record) < _dev(runs[seed]):
+            runs[seed] = record
+    names = ["corpus", "corpus_hash", "protocol", "upstream", "adaptation", "pretrained", "labels"]
+    rows = []
+    for line, runs in found.items():
+        values = pd.DataFrame([[r.config["labels"], r.value, *r.ci95] for r in runs.values()]).mean()
+        numbers = dict(zip(("minutes", "value", "low", "high"), values.round(4), strict=True))
+        rows.append(dict(zip(names, line, strict=True)) | numbers | {"runs": len(runs)})
+    return pd.DataFrame(rows).sort_values([*names[:6], "minutes"], ignore_index=True)
+
+
+def _dev(record: Record) -> float:
+    """Best look at dev, the lower the better."""
+    values = [value for fold in record.learning_rate_curve for value in fold["dev"].values()]
+    return min(values, default=float("inf"))
+
+
+def _prepare(folder: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.hashsalt": "wavbench", "font.size": 9, "axes.spines.top": False})
+    matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "path"})
+    matplotlib.rcParams.update({"text.parse_math": False})  # a name with dollars is a name
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _probed(boards: list[Board]) -> set[str]:

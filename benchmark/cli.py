@@ -14,6 +14,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6]
   wavbench sweep experiment=NAME                             many cells, resumable  [workers=N] [root=FOLDER] [--dry]
   wavbench pretrain objective=wav2vec2|hubert manifest=FILE  train an upstream  [preset=tiny|small|base|large]
+  wavbench finetune task=asr|pr upstream=NAME manifest=FILE  head and upstream  [labels=10min] [adaptation=lora]
   wavbench release run=FOLDER name=PRESET licence=...        its checkpoint in fp16 with a model card
   wavbench export upstream=NAME to=hf:FOLDER                 a folder that transformers opens, with a model card
   wavbench speed upstream=NAME                               forward passes against other toolkits  [peers=A,B]
@@ -71,6 +72,7 @@ def _dispatch(arguments: list[str]) -> int:
         "sweep": (schemas.Sweep, (), experiment.sweep),
         "demo": (schemas.Demo, (), commands.demo),
         "pretrain": (schemas.Pretrain, (), commands.pretrain),
+        "finetune": (schemas.Finetune, (), commands.finetune),
         "release": (schemas.Release, (), commands.release),
         "export": (schemas.Export, (), commands.export),
         "speed": (schemas.Speed, (), commands.speed),

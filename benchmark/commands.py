@@ -102,6 +102,13 @@ def pretrain(config: schemas.Pretrain) -> int:
     return pretrain(config)
 
 
+def finetune(config: schemas.Finetune) -> int:
+    """Train a head and the upstream below it."""
+    from wavbench.benchmark.finetuning import finetune
+
+    return finetune(config)
+
+
 def release(config: schemas.Release) -> int:
     """Checkpoint, model card and curves of a run."""
     from wavbench.benchmark.release import release

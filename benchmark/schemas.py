@@ -143,6 +143,62 @@ class Pretrain:
 
 
 @dataclass
+class Finetune:
+    """Train a CTC head and the upstream below it on audio; the same command goes on where a run was stopped."""
+
+    task: str = "???"  # asr, pr
+    upstream: str = "???"  # of the kind of wav2vec 2.0
+    manifest: str = "???"
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
+    weights: str = ""  # "random" for a random twin: the same training without pretraining
+    seed: int = 0  # of random weights
+    revision: str = ""
+    language: str = ""  # of adapters (MMS)
+    checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
+    adaptation: str = "full"  # what is trained beside the head: full, partial (last blocks), lora, frozen (nothing)
+    blocks: int = 4  # of partial
+    rank: int = 8  # of lora's pairs
+    alpha: float = 16.0  # lora's pairs are multiplied by alpha / rank
+    labels: str = "all"  # train speech that is learned from: 10min, 1h, 10h, 100h, another time
+    labels_seed: int = 0  # of its draw
+    head_seed: int = 0  # of head, batches and masks
+    # Rates and steps are for the tiny presets and a CPU: some ten minutes on one core.
+    steps: int = 600
+    peak_rate: float = 5e-4  # of the encoder
+    head_rate: float = 2e-3
+    mix_rate: float = 1e-2  # of the weights of the layers
+    head_only: float = 0.1  # share of the steps in which the encoder is not touched
+    warmup: float = 0.1  # shares of the steps in which rates rise, and stay; then they fall
+    hold: float = 0.4
+    decay_power: float = 1.0
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    batch_seconds: float = 32.0  # of audio per process and batch
+    accumulate: int = 1  # batches per process and update
+    dropout: float = 0.1  # of attention's and feed-forward's outputs
+    layerdrop: float = 0.05  # share of blocks skipped
+    mask_frame_starts: float = 0.05  # share of the frames that begin a hidden span
+    mask_frame_span: int = 10
+    mask_channel_starts: float = 0.008  # share of the channels that begin a hidden span
+    mask_channel_span: int = 16
+    patience: int = 0  # looks at dev without a better one after which to stop; 0 for never
+    dev_seconds: float = 300.0  # of dev speech that is looked at
+    dev_every: int = 60  # steps
+    log_every: int = 20
+    save_every: int = 60
+    precision: str = "bf16"  # of training; test is scored in fp32
+    out: str = ""  # folder of the run; a name under finetuned/ where empty
+    decoded: str = ""  # folder for decoded audio, which runs may share; beside the run where empty
+    workers: int = 0  # processes that make batches
+    device: str = "cpu"
+    devices: int = 1  # processes per node
+    nodes: int = 1
+    threads: int = 0  # per process; 0 leaves it to torch
+    stores: str = "features"
+    results: str = "results"
+
+
+@dataclass
 class Release:
     """A finished training to an fp16 checkpoint with its model card and curves."""
 

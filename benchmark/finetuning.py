@@ -1,0 +1,274 @@
+"""`wavbench finetune`: arguments to a run, its checkpoint and its record."""
+
+import contextlib
+import resource
+import sys
+import time
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from wavbench.benchmark import record as records
+from wavbench.benchmark import schemas
+from wavbench.benchmark.display import Display
+from wavbench.benchmark.record import Record, hashed, key_of, write_record, write_text
+from wavbench.upstream.errors import UserError
+
+HEAD = "linear"  # above an encoder that is trained for the task the head matters little, and the field takes this one
+# Keys that say where things lie and how fast they go; what decides the result stands beside them in a record's key.
+ELSEWHERE = ("manifest", "root", "upstream", "revision", "language", "checkpoints", "weights", "seed", "labels",
+             "adaptation", "blocks", "rank", "alpha", "out", "decoded", "log_every", "save_every", "workers", "device",
+             "devices", "nodes", "threads", "stores", "results")  # fmt: skip
+
+
+def finetune(config: schemas.Finetune) -> int:
+    """Train, or go on where the same command was stopped; then score the test split and write the record."""
+    import torch
+
+    from wavbench.benchmark.loading import check_seed, load_upstream
+    from wavbench.benchmark.run import Cell, Paths, plan_cell
+    from wavbench.downstream.adaptation import Adaptation
+    from wavbench.downstream.finetune import Recipe
+    from wavbench.downstream.label_budget import minutes_of
+    from wavbench.downstream.labelled import check_task, labelled
+    from wavbench.downstream.spec import load_task
+    from wavbench.upstream.claims import alone
+    from wavbench.upstream.decoded import decode
+    from wavbench.upstream.manifest import read_manifest
+    from wavbench.upstream.masked_encoder import Masking, trainable
+    from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
+
+    task = load_task(config.task)
+    check_task(task)
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision={config.precision} is not known", remedy=f"one of: {', '.join(PRECISIONS)}")
+    for name in ("head_seed", "labels_seed"):
+        check_seed(name, getattr(config, name))
+    masking = Masking(**{item.name: getattr(config, f"mask_{item.name}") for item in fields(Masking)})
+    picked = {
+        "adaptation": Adaptation(kind=config.adaptation, blocks=config.blocks, rank=config.rank, alpha=config.alpha),
+        "recipe": _pick(Recipe, config, masking=masking),
+        "settings": _pick(Settings, config, seed=config.head_seed),
+    }
+    minutes = minutes_of(config.labels)
+    manifest = read_manifest(config.manifest, config.root)
+    upstream = load_upstream(config.upstream, config, checkpoints=config.checkpoints)
+    encoder = trainable(upstream, {})  # refused, where it is, before other processes are started
+    paths = Paths(Path(config.results), Path(config.stores))
+    plan = plan_cell(Cell(task=config.task, seed=config.head_seed), upstream, manifest, paths)
+    folder = Path(config.out or f"finetuned/{run_name(config, manifest.name)}")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    fabric = make_fabric(config.device, config.devices, config.nodes, config.precision, unused=True)
+    fabric.launch()
+    first = fabric.is_global_zero
+    with Display() as display, alone(folder, "training") if first else contextlib.nullcontext():
+
+        def prepare():
+            speech = decode(
+                [manifest],
+                Path(config.decoded or folder.parent / "decoded"),
+                progress=lambda done, total: display.progress("decoding", done, total),
+            )
+            place = (encoder.conv.sizes, encoder.frame_rate)
+            return labelled(task, manifest, speech, *place, minutes, config.labels_seed)
+
+        data = prepare() if first else None
+        fabric.barrier()
+        data = data or prepare()  # the others find what the first has decoded
+        run = _Run(config, plan, data, folder, fabric, display, **picked)
+        if first:
+            _tell_lists(run)
+        if not run.is_done():
+            _train_and_score(run)
+    if first:
+        found = records.read_record(run.record)
+        low, high = found.ci95
+        print(
+            f"{found.task}, {found.adaptation}, {found.config['labels']:g} min of labels: {found.metric} "
+            f"{found.value:.2f} {found.unit} [{low:.2f}, {high:.2f}]"
+        )
+        print(f"checkpoint: {folder}")
+        print(f"record: {run.record}")
+    return 0
+
+
+class _Run:
+    """What the steps below share: the words of the command, and what they led to."""
+
+    def __init__(
+        self, config: schemas.Finetune, plan, data, folder: Path, fabric, display, *, adaptation, recipe, settings
+    ) -> None:
+        self.config, self.plan, self.data, self.folder = config, plan, data, folder
+        self.fabric, self.display = fabric, display
+        self.adaptation, self.recipe, self.settings = adaptation, recipe, settings
+        own = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+        self.key = key_of(
+            {
+                "corpus": plan.corpus_hash,
+                "upstream": [plan.upstream.weights_hash, plan.upstream.config],
+                "labels": data.labels_hash,
+                "head": HEAD,
+                "processes": fabric.world_size,
+                **adaptation.described(),
+                **own,
+            }
+        )
+        self.record = Path(config.results) / "runs" / f"{self.key}.json"
+
+    def is_done(self) -> bool:
+        return self.record.is_file() and (self.folder / "checkpoint.safetensors").is_file()
+
+
+def run_name(config: schemas.Finetune, corpus: str) -> str:
+    """The folder of a run whose command gives none."""
+    name = Path(config.upstream).stem if Path(config.upstream).exists() else config.upstream.replace("/", "_")
+    parts = [config.task, corpus, name, config.adaptation, config.labels]
+    parts += [f"random{config.seed}"] if config.weights else []
+    parts += [f"seed{config.head_seed}"] if config.head_seed else []
+    return "-".join(parts)
+
+
+def _pick(kind: type, config, **given):
+    """A dataclass from the fields of the same names; the rest keep their defaults."""
+    names = {item.name for item in fields(kind)} & {item.name for item in fields(config)} - set(given)
+    return kind(**{name: getattr(config, name) for name in names}, **given)
+
+
+def _tell_lists(run: _Run) -> None:
+    """Write which utterances are learned from and which are left out, and say so."""
+    data, say = run.data, run.display.say
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.folder / "labels.txt", "".join(f"{id}\n" for id in data.train_ids))
+    speakers = f" of {data.table['speaker'].iloc[data.train].nunique()} speakers" if "speaker" in data.table else ""
+    say(f"labels: {len(data.train)} utterances{speakers}, {data.train_minutes:.1f} min (labels.txt)")
+    if data.skipped:
+        table = pd.DataFrame([asdict(one) for one in data.skipped])
+        write_text(run.folder / "skipped.csv", table.to_csv(index=False, lineterminator="\n"))
+        named = ", ".join(one.id for one in data.skipped[:5])
+        more = f" and {len(data.skipped) - 5} more" if len(data.skipped) > 5 else ""
+        say(f"left out: {len(data.skipped)} utterances (skipped.csv): {named}{more}; {data.skipped[0].reason}")
+
+
+def _train_and_score(run: _Run) -> None:
+    from wavbench.downstream import finetune as tuning
+    from wavbench.upstream import catalog
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    first, upstream, display = run.fabric.is_global_zero, run.plan.upstream, run.display
+
+    def report(status) -> None:
+        if first:
+            v = status.values
+            display.say(
+                f"step {status.step}: loss {v['loss']:.3f} per symbol, {status.hours:.2f} h of audio, "
+                f"{v['audio_seconds_per_second']:.0f} s/s"
+            )
+            display.progress("training", status.step, status.steps)
+
+    tuned = tuning.finetune(
+        run.data,
+        upstream,
+        adaptation=run.adaptation,
+        recipe=run.recipe,
+        settings=run.settings,
+        head=HEAD,
+        hyperparameters={"task": run.config.task, "corpus": run.plan.corpus_hash},
+        folder=run.folder,
+        fabric=run.fabric,
+        workers=run.config.workers,
+        report=report,
+    )
+    if not first:
+        return
+    trained = time.monotonic() - clock
+    encoder = catalog.load(str(tuning.write_encoder(run.folder, upstream, tuned.model)))
+    tuning.write_head(run.folder, tuned.model, run.data, task=run.config.task, head=HEAD, upstream=encoder)
+    scores = tuning.score(
+        encoder, tuned.model.head, run.data, lambda done, total: display.progress("scoring test", done, total)
+    )
+    _write_record(run, tuned, scores, started, trained)
+
+
+def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, trained: float) -> None:
+    from wavbench.benchmark.run import is_synthetic
+    from wavbench.benchmark.stats import interval
+    from wavbench.downstream.metrics import METRICS, secondary
+    from wavbench.downstream.mix import MIX
+
+    config, plan, data = run.config, run.plan, run.data
+    metric, upstream = plan.task.metric, plan.upstream
+    public, predictions = _tables(plan.manifest.name, data.table, scores)
+    low, high, unit = interval(metric.name, public)
+    labels = round(data.train_minutes, 2)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    record = Record(
+        key=run.key,
+        task=config.task,
+        corpus=plan.manifest.name,
+        corpus_hash=plan.corpus_hash,
+        synthetic=is_synthetic(plan.manifest),
+        split="test",
+        upstream=Path(upstream.name).name if Path(upstream.name).exists() else upstream.name,
+        checkpoint=upstream.checkpoint,
+        checkpoint_hash=upstream.weights_hash,
+        store_fingerprint="",  # features were never stored
+        protocol=plan.protocol.name,
+        protocol_version=plan.protocol.version,
+        adaptation=config.adaptation,
+        head=HEAD,
+        layers=MIX,
+        layer_numbers=list(range(upstream.num_states)),
+        layer_weights=[round(weight, 5) for weight in tuned.model.head.mix.weights()[0].tolist()],
+        seed=config.head_seed,
+        learning_rate=[config.peak_rate],
+        learning_rate_curve=[
+            {"fold": "", "dev": {f"{config.peak_rate:g}": round(tuned.dev, 4)}, "updates": tuned.step}
+        ],
+        metric=metric.name,
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        value=round(float(METRICS[metric.name](public)[0]), 4),
+        ci95=[round(low, 4), round(high, 4)],
+        ci_unit=unit,
+        n=len(public),
+        secondary={name: round(value, 4) for name, value in secondary(metric.name, public).items()},
+        cost={
+            "extract_s": 0.0,
+            "fit_s": round(trained, 2),  # of the last process, where a run was stopped
+            "peak_memory_mb": round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1),
+            "store_mb": 0.0,
+            "parameters": float(tuned.parameters),
+            "upstream_parameters": float(upstream.num_parameters),
+        },
+        versions=records.versions(),
+        commit=records.commit(),
+        started=started.isoformat(timespec="seconds"),
+        config={
+            "budget": {"updates": config.steps, "batch_seconds": config.batch_seconds, "labels": config.labels},
+            "labels": labels,  # minutes
+            "labels_hash": data.labels_hash,
+            "skipped": len(data.skipped),
+            "random": config.weights == "random",
+            "upstream": upstream.config,
+            "heard": list(plan.heard),
+            "trials": False,
+            "recipe": {name: value for name, value in asdict(config).items() if name not in ELSEWHERE},
+            **run.adaptation.described(),
+        },
+    )
+    write_record(Path(config.results), record, public, predictions)
+
+
+def _tables(salt: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores under hashed ids, which may be passed on, and predictions, which may not."""
+    rows = scores["row"].to_numpy()
+    public = {"utterance": hashed(table["id"].to_numpy()[rows], salt)}
+    if "speaker" in table:
+        public["speaker"] = hashed(table["speaker"].to_numpy()[rows], salt)
+    counts = [name for name in scores if name not in ("row", "reference", "hypothesis")]
+    ids = table["id"].to_numpy()[rows]
+    predictions = {"id": ids, "reference": scores["reference"], "hypothesis": scores["hypothesis"]}
+    return pd.DataFrame(public | {name: scores[name].to_numpy() for name in counts}), pd.DataFrame(predictions)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.downstream.adaptation import Adaptation, adapt, merged_state
+from wavbench.downstream.decode import greedy_ctc
 from wavbench.downstream.labelled import SAMPLE_RATE, Labelled
 from wavbench.downstream.mix import MIX, Mix
 from wavbench.downstream.objectives import Ctc
@@ -178,7 +179,7 @@ def count_errors(
     frames: Int[np.ndarray, " batch"],
 ) -> int:
     """Wrong symbols of greedy decoding: characters where the metric is of words."""
-    scores = objective.scores([objective.decode(outputs, rows, frames)], [rows], 0)
+    scores = objective.scores([greedy_ctc(outputs, frames)], [rows], 0)
     return int(scores["errors_characters" if "errors_characters" in scores else "errors"].sum())
 
 
@@ -371,7 +372,7 @@ def score(
         waveforms = [torch.from_numpy(data.speech.crop(p, 0, int(data.speech.lengths[p]))) for p in places]
         states = upstream.batch(waveforms, range(upstream.num_states)).result()
         lengths = np.array([own.shape[1] for own in states])
-        decoded.append(data.objective.decode(head(torch.cat(states, dim=1)), rows, lengths))
+        decoded.append(greedy_ctc(head(torch.cat(states, dim=1)), lengths))
         seen.append(rows)
         done += len(rows)
         if progress:

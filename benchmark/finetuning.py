@@ -139,9 +139,18 @@ def _pick(kind: type, config, **given):
 
 def _tell_lists(run: _Run) -> None:
     """Write which utterances are learned from and which are left out, and say so."""
+    from wavbench.upstream.training_state import LAST
+
     data, say = run.data, run.display.say
+    drawn, path = "".join(f"{id}\n" for id in data.train_ids), run.folder / "labels.txt"
+    if (run.folder / LAST).exists() and path.is_file() and path.read_text(encoding="utf-8") != drawn:
+        raise UserError(
+            "this folder holds a training on other labels",
+            where=path,
+            remedy="give the labels it began with to resume it, or another out= folder",
+        )
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / "labels.txt", "".join(f"{id}\n" for id in data.train_ids))
+    write_text(path, drawn)
     speakers = f" of {data.table['speaker'].iloc[data.train].nunique()} speakers" if "speaker" in data.table else ""
     say(f"labels: {len(data.train)} utterances{speakers}, {data.train_minutes:.1f} min (labels.txt)")
     if data.skipped:
@@ -153,8 +162,8 @@ def _tell_lists(run: _Run) -> None:
 
 
 def _train_and_score(run: _Run) -> None:
+    from wavbench.benchmark.loading import load
     from wavbench.downstream import finetune as tuning
-    from wavbench.upstream import catalog
 
     started, clock = datetime.now(UTC), time.monotonic()
     first, upstream, display = run.fabric.is_global_zero, run.plan.upstream, run.display
@@ -184,7 +193,7 @@ def _train_and_score(run: _Run) -> None:
     if not first:
         return
     trained = time.monotonic() - clock
-    encoder = catalog.load(str(tuning.write_encoder(run.folder, upstream, tuned.model)))
+    encoder = load(str(tuning.write_encoder(run.folder, upstream, tuned.model)), device=run.config.device)
     tuning.write_head(run.folder, tuned.model, run.data, task=run.config.task, head=HEAD, upstream=encoder)
     scores = tuning.score(
         encoder, tuned.model.head, run.data, lambda done, total: display.progress("scoring test", done, total)

@@ -24,7 +24,7 @@ from wavbench.upstream import catalog
 from wavbench.upstream.batch_plan import Batch, plan_utterances
 from wavbench.upstream.checkpoints import read_safetensors, write_checkpoint
 from wavbench.upstream.claims import temporary_in
-from wavbench.upstream.errors import refuse_below
+from wavbench.upstream.errors import UserError, refuse_below
 from wavbench.upstream.masked_encoder import MaskedEncoder, Masking, trainable
 from wavbench.upstream.objective import Labels, Losses
 from wavbench.upstream.training import Settings, Status, Training
@@ -65,6 +65,9 @@ class Recipe:
     def __post_init__(self) -> None:
         refuse_below(self, dict.fromkeys(("head_rate", "mix_rate", "head_only", "patience", "dropout", "layerdrop"), 0))
         refuse_below(self, {"batch_seconds": 0.1, "dev_seconds": 0.1})
+        for name in ("dropout", "layerdrop", "head_only"):
+            if (share := getattr(self, name)) > 1:
+                raise UserError(f"{name}={share:g} is no share", remedy="a number from 0 to 1")
 
 
 class TunedHead(nn.Module):
@@ -229,6 +232,8 @@ def finetune(
         UserError: an upstream of another kind, other settings than the run began with, a loss that is not finite, a
             full disk.
     """
+    if not settings.peak_rate:
+        raise UserError("peak_rate=0 is not possible", remedy="adaptation=frozen to train the head alone")
     build = importlib.import_module(f"wavbench.downstream.heads.{head}").build
     encoder = trainable(upstream, {"dropout": recipe.dropout, "layerdrop": recipe.layerdrop})
     conv, dim = encoder.conv.sizes, encoder.dim

@@ -190,7 +190,7 @@ def assert_same_runs(one: Path, other: Path) -> None:
     assert {path.name for path in (one / "run").iterdir()} == {path.name for path in (other / "run").iterdir()}
 
 
-@pytest.mark.parametrize("adaptation", ["full", "lora"])
+@pytest.mark.parametrize("adaptation", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_run_killed_often_ends_with_the_weights_and_scores_of_a_quiet_one(
     adaptation: str, corpus: Path, upstream: Path, tmp_path: Path
 ) -> None:
@@ -222,6 +222,7 @@ def test_what_cannot_be_fine_tuned_is_one_screen(refused: Callable, corpus: Path
     assert "labels=much is no amount of speech" in refused(*basis, "task=pr", "labels=much")
     assert "rank=0" in refused(*basis, "task=pr", "adaptation=lora", "rank=0")
     assert "steps=0" in refused(*basis, "task=pr", "steps=0")
+    assert "layerdrop=1.5 is no share" in refused(*basis, "task=pr", "layerdrop=1.5")
     assert "mask_frame_starts" in refused(*basis, "task=pr", "mask_frame=1")
     assert "precision=fp8" in refused(*basis, "task=pr", "precision=fp8")
     screen = refused("finetune", f"manifest={corpus}", "upstream=fbank", "task=pr")
@@ -248,6 +249,11 @@ def test_other_settings_in_the_folder_of_a_run_are_named(
     done = wavbench(*words(corpus, upstream, tmp_path, "head_rate=0.5"))
     assert done.code == 2
     assert "head_rate: began with 0.002, now 0.5" in done.err
+    drawn = (tmp_path / "run" / "labels.txt").read_text()
+    done = wavbench(*words(corpus, upstream, tmp_path, "labels=0.05min"))
+    assert done.code == 2
+    assert "a training on other labels" in done.err
+    assert (tmp_path / "run" / "labels.txt").read_text() == drawn
     shutil.rmtree(tmp_path / "run")
     assert wavbench(*words(corpus, upstream, tmp_path, "head_rate=0.5")).code == 0
 

@@ -7,6 +7,7 @@ from small_training import SMALL
 
 from wavbench.upstream import catalog
 from wavbench.upstream.batch_plan import plan_utterances
+from wavbench.upstream.crops import loader
 from wavbench.upstream.decoded import SCALE, Speech
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.lengths import frames_from_samples
@@ -87,6 +88,15 @@ def test_what_is_hidden_of_an_utterance_depends_on_no_other() -> None:
     assert len({tuple(channels) for (_, channels), _ in found.values()}) > 10
     (again,) = utterances(seed=1)[(plan,)]
     assert not torch.equal(again.targets.masked, batch.targets.masked)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+def test_the_number_of_workers_changes_no_batch() -> None:
+    steps = [(batch,) for batch in plan_utterances(LENGTHS[::-1], seed=0, epoch=0, batch_samples=60_000)][:4]
+    for (one,), (other,) in zip(*(loader(utterances(), iter(steps), workers) for workers in (0, 2)), strict=True):
+        assert one.ids == other.ids
+        assert torch.equal(one.waveforms, other.waveforms)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(one.targets, other.targets, strict=True))
 
 
 def test_hidden_frames_and_channels_are_replaced_before_the_transformer_and_nothing_is_in_evaluation() -> None:

@@ -177,7 +177,7 @@ def train(
         seed: of weights, order and dropout; the caller's random numbers stay as they are.
         epochs: at most.
         patience: epochs without a better dev perplexity after which it stops.
-        learning_rate: of AdamW, after a warm-up of a hundred updates; falls to zero as a cosine.
+        learning_rate: of AdamW, after a warm-up of a hundred updates, or a tenth of all; falls to zero as a cosine.
         batch: characters of an update, padding among them.
         progress: is told batches done and batches in all.
         say: is told the perplexity after each epoch.
@@ -198,9 +198,10 @@ def train(
         batches = _batches(pieces, batch)
         optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
         total = epochs * len(batches)
+        warmup = max(min(100, total // 10), 1)
 
         def share(update: int) -> float:
-            return min((update + 1) / 100, 0.5 * (1 + math.cos(math.pi * update / total)))
+            return min((update + 1) / warmup, 0.5 * (1 + math.cos(math.pi * update / total)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
         curve: list[float] = []

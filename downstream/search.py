@@ -147,7 +147,10 @@ class Search:
         return next((sign for sign in BOUNDARIES if sign in self.model.tokens), BOUNDARIES[0])
 
     def words_of(self, classes: Sequence[int]) -> tuple[str, ...]:
-        symbols = [self.symbols[k] for k in classes]
+        return self.written([self.symbols[k] for k in classes])
+
+    def written(self, symbols: Sequence[str]) -> tuple[str, ...]:
+        """Symbols as words; themselves where they are not written together."""
         return tuple("".join(symbols).split() if self.together else symbols)
 
     @cached_property

@@ -15,6 +15,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench sweep experiment=NAME                             many cells, resumable  [workers=N] [root=FOLDER] [--dry]
   wavbench pretrain objective=wav2vec2|hubert manifest=FILE  train an upstream  [preset=tiny|small|base|large]
   wavbench finetune task=asr|pr upstream=NAME manifest=FILE  head and upstream  [labels=10min] [adaptation=lora]
+  wavbench lm text=FILE|manifest=FILE out=FILE.arpa          a language model  [kind=ngram|transformer] [order=4]
   wavbench release run=FOLDER name=PRESET licence=...        its checkpoint in fp16 with a model card
   wavbench export upstream=NAME to=hf:FOLDER                 a folder that transformers opens, with a model card
   wavbench speed upstream=NAME                               forward passes against other toolkits  [peers=A,B]
@@ -64,7 +65,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"wavbench {__version__}")
         return 0
-    from wavbench.benchmark import commands, config, corpora, experiment, schemas
+    from wavbench.benchmark import commands, config, corpora, experiment, language_models, schemas
 
     table: dict[str, tuple[type, tuple[str, ...], Callable[[object], int]]] = {
         "extract": (schemas.Extract, (), commands.extract),
@@ -73,6 +74,7 @@ def _dispatch(arguments: list[str]) -> int:
         "demo": (schemas.Demo, (), commands.demo),
         "pretrain": (schemas.Pretrain, (), commands.pretrain),
         "finetune": (schemas.Finetune, (), commands.finetune),
+        "lm": (schemas.Lm, (), language_models.lm),
         "release": (schemas.Release, (), commands.release),
         "export": (schemas.Export, (), commands.export),
         "speed": (schemas.Speed, (), commands.speed),

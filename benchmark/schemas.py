@@ -201,6 +201,23 @@ class Finetune:
 
 
 @dataclass
+class Lm:
+    """A language model of transcripts or of a text file, for decoding."""
+
+    out: str = "???"  # a file .arpa for an n-gram model, a folder for a transformer
+    text: str = ""  # a sentence on each line
+    manifest: str = ""  # or the column of its train split; dev is measured
+    root: str = ""  # folder that its `audio` is relative to; the manifest's own where empty
+    column: str = "text"  # phones: an n-gram model of phones
+    kind: str = "ngram"  # transformer
+    unit: str = ""  # word, character; words for n-grams, characters for a transformer where empty
+    order: int = 4  # of n-grams: 1 to 6
+    prune: bool = False  # leave out n-grams that occur once
+    epochs: int = 30  # of a transformer, at most
+    seed: int = 0  # of a transformer
+
+
+@dataclass
 class Release:
     """A finished training to an fp16 checkpoint with its model card and curves."""
 

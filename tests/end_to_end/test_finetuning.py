@@ -194,7 +194,8 @@ def assert_same_runs(one: Path, other: Path) -> None:
 def test_a_run_killed_often_ends_with_the_weights_and_scores_of_a_quiet_one(
     adaptation: str, corpus: Path, upstream: Path, tmp_path: Path
 ) -> None:
-    more = (f"adaptation={adaptation}", "layerdrop=0.3", "head_only=0.3")
+    noise = ("layerdrop=0.3", "dropout=0.1", "mask_frame_starts=0.1", "mask_frame_span=3", "mask_channel_starts=0.1")
+    more = (f"adaptation={adaptation}", "head_only=0.3", *noise)
     finish(start(words(corpus, upstream, tmp_path / "quiet", *more)))
     given = words(corpus, upstream, tmp_path / "killed", *more)
     moments = random.Random(0)
@@ -207,8 +208,8 @@ def test_a_run_killed_often_ends_with_the_weights_and_scores_of_a_quiet_one(
 def test_two_processes_killed_and_started_again_end_with_the_weights_of_a_quiet_pair(
     corpus: Path, upstream: Path, tmp_path: Path
 ) -> None:
-    finish(start(words(corpus, upstream, tmp_path / "quiet", "layerdrop=0.3"), 2))
-    given = words(corpus, upstream, tmp_path / "killed", "layerdrop=0.3")
+    finish(start(words(corpus, upstream, tmp_path / "quiet", "layerdrop=0.3", "mask_frame_starts=0.1"), 2))
+    given = words(corpus, upstream, tmp_path / "killed", "layerdrop=0.3", "mask_frame_starts=0.1")
     assert kill_after(start(given, 2), tmp_path / "killed" / "run", 3)
     finish(start(given, 2))
     assert_same_runs(tmp_path / "quiet", tmp_path / "killed")

@@ -22,6 +22,7 @@ FORMAT = "wavbench causal language model 1"
 SETTINGS, TENSORS = "language_model.json", "model.safetensors"
 EDGE, STRANGER, IGNORED = 0, 1, -1  # begin and end of a sentence; any character that training text lacks
 SCORED_AT_ONCE = 8_192  # characters
+MAX_SETTINGS = 8 << 20  # bytes
 MOST = {"width": 2_048, "layers": 48, "heads": 64, "context": 8_192}  # sizes of a file that is still believed
 
 
@@ -294,6 +295,7 @@ def read_causal_lm(folder: Path) -> CausalLm:
     Raises:
         UserError: it is none, or has been changed.
     """
+    _refuse_larger(folder / SETTINGS, MAX_SETTINGS)
     settings = read_json(folder / SETTINGS)
     try:
         if settings["format"] != FORMAT:
@@ -314,7 +316,9 @@ def read_causal_lm(folder: Path) -> CausalLm:
         ) from None
     with torch.device("meta"):
         model = CausalLm(characters, shape)
-    state, wanted = read_safetensors(folder / TENSORS), model.state_dict()
+    wanted = model.state_dict()
+    _refuse_larger(folder / TENSORS, sum(4 * tensor.numel() for tensor in wanted.values()) + MAX_SETTINGS)
+    state = read_safetensors(folder / TENSORS)
     refuse_misfits(
         folder / TENSORS,
         missing=sorted(wanted.keys() - state.keys()),
@@ -328,3 +332,14 @@ def read_causal_lm(folder: Path) -> CausalLm:
     refuse_not_finite(state, folder / TENSORS)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _refuse_larger(path: Path, most: int) -> None:
+    """Raise if a file is larger than what may be in it, before it is read."""
+    if path.is_file() and path.stat().st_size > most:
+        raise UserError(
+            f"{path.name} is larger than a model of its sizes",
+            where=path,
+            why=f"{path.stat().st_size} bytes, and at most {most} are believed",
+            remedy="train it again: `wavbench lm kind=transformer`",
+        )

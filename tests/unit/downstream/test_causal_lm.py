@@ -148,6 +148,15 @@ def test_damaged_weights_are_refused(trained: Trained, tmp_path: Path) -> None:
         read_causal_lm(tmp_path / "lm")
 
 
+@pytest.mark.parametrize("name", [SETTINGS, TENSORS])
+def test_files_larger_than_the_model_are_not_read(trained: Trained, tmp_path: Path, name: str) -> None:
+    write_causal_lm(trained, tmp_path / "lm")
+    with open(tmp_path / "lm" / name, "ab") as file:
+        file.truncate(20 << 20)
+    with pytest.raises(UserError, match="is larger than a model"):
+        read_causal_lm(tmp_path / "lm")
+
+
 @pytest.mark.parametrize(("text", "dev"), [([], ["a"]), (["a"], []), ([""], ["a"])])
 def test_a_model_without_text_is_refused(text: list[str], dev: list[str]) -> None:
     with pytest.raises(UserError, match="no"):

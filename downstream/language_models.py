@@ -24,7 +24,8 @@ LM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 LENGTH_WEIGHTS = (-1.0, 0.0, 1.0, 2.0, 3.0, 5.0)
 UNKNOWN_WEIGHTS = (-15.0, -10.0, -5.0, -2.0)
 NEURAL_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
-ROUNDS = 5
+NONE = Weights(0.0, 0.0, 0.0)
+ROUNDS = 5  # more searches of dev than those to begin with, at most
 KEPT = 24  # hypotheses of an utterance and pass from which weights are chosen
 
 
@@ -306,29 +307,44 @@ def tune(
     for weights in begin:
         decode(weights)
     for _ in range(ROUNDS):
-        choice = _chosen([list(pool.values()) for pool in pools], words, search, trials, "choice")
+        choice = _chosen([list(pool.values()) for pool in pools], words, search, trials)
         if choice in found:
             break
         decode(choice)
     if progress:
         progress(most, most)
-    best = min((trial for trial in trials if trial.stage == "search"), key=_worth).weights
+    best = min((trial for trial in trials if trial.stage == "search"), key=lambda trial: _worth(trial, NONE)).weights
     if neural is None:
         return Tuned(best, None, tuple(trials))
     lists = rescore(found[best][1], neural, best)
-    return Tuned(best, _chosen(lists, words, search, trials, "rescoring"), tuple(trials))
+    return Tuned(best, _chosen(lists, words, search, trials, best), tuple(trials))
 
 
-def _worth(trial: Trial) -> tuple[float, ...]:
-    """Smaller is better: the error rate, then how much the models count."""
+def _worth(trial: Trial, near: Weights) -> tuple[float, ...]:
+    """Smaller is better: the error rate, then how far the weights are from others."""
     w = trial.weights
-    return trial.error_rate, w.lm + w.neural, abs(w.length), abs(w.unknown)
+    return (
+        trial.error_rate,
+        abs(w.lm - near.lm) + abs(w.neural - near.neural),
+        abs(w.length - near.length),
+        abs(w.unknown - near.unknown),
+    )
 
 
 def _chosen(
-    lists: list[list[Hypothesis]], words: list[tuple[str, ...]], search: Search, trials: list[Trial], stage: str
+    lists: list[list[Hypothesis]],
+    words: list[tuple[str, ...]],
+    search: Search,
+    trials: list[Trial],
+    searched: Weights | None = None,
 ) -> Weights:
-    """The best weights for lists of hypotheses: on a grid, then around its best point."""
+    """The best weights for lists of hypotheses: on a grid, then around its best point.
+
+    Args:
+        searched: weights of the one search that the lists come from, where they are to be rescored; of equals those
+            nearest to them are chosen. Elsewhere those that lean on the model least.
+    """
+    near = searched or NONE
     total = max(sum(map(len, words)), 1)
     parts = [
         np.array([(h.acoustic, h.lm, h.length, h.unknown, h.neural) for h in own], np.float64).reshape(-1, 5)
@@ -344,20 +360,23 @@ def _chosen(
         for w in itertools.starmap(Weights, itertools.product(*axes)):
             factors = np.array([1.0, w.lm, w.length, w.unknown, w.neural])
             wrong = sum(int(own[(part @ factors).argmax()]) for part, own in zip(parts, errors, strict=True))
-            tried.append(Trial(w, 100 * wrong / total, stage))
+            tried.append(Trial(w, 100 * wrong / total, "rescoring" if searched else "choice"))
         trials.extend(tried)
-        return min(tried, key=_worth).weights
+        return min(tried, key=lambda trial: _worth(trial, near)).weights
 
-    has_lm, has_neural = search.model is not None, stage == "rescoring"
-    unknown = UNKNOWN_WEIGHTS if has_lm and any(part[:, 3].any() for part in parts) else (Weights().unknown,)
+    has_lm = search.model is not None
+    strangers = has_lm and any(part[:, 3].any() for part in parts)
     coarse = best_of(
-        LM_WEIGHTS if has_lm else (0.0,), LENGTH_WEIGHTS, unknown, NEURAL_WEIGHTS if has_neural else (0.0,)
+        sorted({*LM_WEIGHTS, near.lm}) if has_lm else (0.0,),
+        sorted({*LENGTH_WEIGHTS, near.length}),
+        (near.unknown,) if searched else UNKNOWN_WEIGHTS if strangers else (Weights().unknown,),
+        NEURAL_WEIGHTS if searched else (0.0,),
     )
     return best_of(
         _around(coarse.lm, 0.125, 0.0) if has_lm else (0.0,),
         _around(coarse.length, 0.5, -math.inf),
         (coarse.unknown,),
-        _around(coarse.neural, 0.125, 0.0) if has_neural else (0.0,),
+        _around(coarse.neural, 0.125, 0.0) if searched else (0.0,),
     )
 
 

@@ -11,7 +11,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
 
   wavbench demo                                              five tasks on the built-in corpus, then the page
   wavbench extract upstream=NAME manifest=FILE               features to HDF5  [layers=all|4,8] [pool=none|mean]
-  wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6]
+  wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6] [head=NAME] [save=FOLDER]
   wavbench sweep experiment=NAME                             many cells, resumable  [workers=N] [root=FOLDER] [--dry]
   wavbench pretrain objective=wav2vec2|hubert manifest=FILE  train an upstream  [preset=tiny|small|base|large]
   wavbench finetune task=asr|pr upstream=NAME manifest=FILE  head and upstream  [labels=10min] [adaptation=lora]
@@ -19,6 +19,8 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench release run=FOLDER name=PRESET licence=...        its checkpoint in fp16 with a model card
   wavbench export upstream=NAME to=hf:FOLDER                 a folder that transformers opens, with a model card
   wavbench speed upstream=NAME                               forward passes against other toolkits  [peers=A,B]
+  wavbench transcribe | classify | translate AUDIO… head=F   a trained head on files  [json=true]
+  wavbench verify A B head=FOLDER                            how alike two voices are
   wavbench report                                            leaderboard .csv .md .html and figures
   wavbench corpus list | fetch NAME ROOT | import NAME ROOT  data sets of the field, to manifests
   wavbench corpus build NAME | check MANIFEST                the built-in corpus; every bad row  [mended=FILE]
@@ -65,7 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"wavbench {__version__}")
         return 0
-    from wavbench.benchmark import commands, config, corpora, experiment, language_models, schemas
+    from wavbench.benchmark import commands, config, corpora, experiment, inference, language_models, schemas
 
     table: dict[str, tuple[type, tuple[str, ...], Callable[[object], int]]] = {
         "extract": (schemas.Extract, (), commands.extract),
@@ -87,6 +89,10 @@ def _dispatch(arguments: list[str]) -> int:
         "store info": (schemas.StoreCommand, ("store",), commands.store_info),
         "store verify": (schemas.StoreCommand, ("store",), commands.store_verify),
         "store seal": (schemas.StoreCommand, ("store",), commands.store_seal),
+        "transcribe": (schemas.Infer, ("audio",), inference.transcribe),
+        "classify": (schemas.Infer, ("audio",), inference.classify),
+        "verify": (schemas.Infer, ("audio",), inference.verify),
+        "translate": (schemas.Infer, ("audio",), inference.translate),
         "doctor": (schemas.Doctor, (), commands.doctor),
     }
     words = 2 if arguments[0] in ("corpus", "store") else 1

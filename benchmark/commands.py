@@ -58,12 +58,15 @@ def extract(config: schemas.Extract) -> int:
 
 def run(config: schemas.Run) -> int:
     """One cell."""
+    from wavbench.benchmark.cell import ALL, MIX, Cell, Paths, plan_cell
     from wavbench.benchmark.record import read_record
-    from wavbench.benchmark.run import ALL, MIX, Cell, Listener, Paths, plan_cell, run_cell
+    from wavbench.benchmark.run import run_cell
     from wavbench.downstream.spec import find_protocol, load_task
+    from wavbench.upstream.listener import Listener
     from wavbench.upstream.manifest import read_manifest
 
-    load_task(config.task).budget_of(find_protocol(config.protocol))  # misspelt names are said before anything slow
+    # misspelt names are said before anything slow
+    load_task(config.task).chosen(find_protocol(config.protocol), config.head)
     manifest = read_manifest(config.manifest, config.root)
     upstream = load_upstream(
         config.upstream,
@@ -80,6 +83,10 @@ def run(config: schemas.Run) -> int:
         budget_share=share(config.budget),
         trials=Path(config.trials) if config.trials else None,
         protocol=config.protocol,
+        head=config.head,
+        lm=language_model(config),
+        save=Path(config.save) if config.save else None,
+        loaded=tuple((key, getattr(config, key)) for key in ("weights", "seed", "revision")),
     )
     paths = Paths(Path(config.results), Path(config.stores))
     with Display() as display:
@@ -92,7 +99,19 @@ def run(config: schemas.Run) -> int:
         print(f"{record.task} {layer}: {record.metric} {record.value:.2f} {record.unit} [{low:.2f}, {high:.2f}]")
     for path in written:
         print(f"record: {path}")
+    if config.save:
+        print(f"head: {config.save}")
     return 0
+
+
+def language_model(config: schemas.Run):
+    """What a cell decodes with once more; None without lm=."""
+    from wavbench.downstream.with_lm import Model
+
+    if not config.lm:
+        return None
+    given = {name: getattr(config, f"lm_{name}") for name in ("order", "unit", "neural", "closed")}
+    return Model(ngrams=config.lm, **given)
 
 
 def pretrain(config: schemas.Pretrain) -> int:

@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def compose(schema: type, arguments: list[str], positional: tuple[str, ...] = (), recipe: dict | None = None) -> Any:
-    """A filled-in schema from `key=value` words; words without `=` fill `positional` fields in order.
+    """A filled-in schema from `key=value` words; words without `=` fill `positional` fields in order, a list with all.
 
     Args:
         recipe: values that stand in for what the words leave out.
@@ -98,10 +98,16 @@ def read_yaml(name: str, group: str) -> Any:
     return loaded
 
 
-def _keyed(arguments: list[str], positional: tuple[str, ...], schema: type) -> dict[str, str]:
+def _keyed(arguments: list[str], positional: tuple[str, ...], schema: type) -> dict[str, str | list[str]]:
     words, places = {}, list(positional)
+    lists = {item.name for item in fields(schema) if item.type == list[str]}
     for argument in arguments:
         key, equals, value = argument.partition("=")
+        # files: a name may hold anything, an equals sign too
+        if places and places[0] in lists and (not equals or key not in known_keys(schema)):
+            _refuse_interpolation(argument, argument)
+            words.setdefault(places[0], []).append(argument)
+            continue
         if not equals:
             if not places:
                 raise UserError(
@@ -122,8 +128,10 @@ def _keyed(arguments: list[str], positional: tuple[str, ...], schema: type) -> d
     return words
 
 
-def _nested(schema: type, key: str, value: str) -> dict:
+def _nested(schema: type, key: str, value: str | list[str]) -> dict:
     """A command-line value; lists are written 1,2,3."""
+    if isinstance(value, list):
+        return {key: value}
     kind = next(item.type for item in fields(schema) if item.name == key)
     if kind in (list[int], list[str]):
         return {key: [part for part in value.strip("[]").split(",") if part]}

@@ -38,8 +38,9 @@ class Source:
 
 def sweep(config: schemas.Sweep) -> int:
     """All cells of an experiment, or with dry=true what they would take."""
-    from wavbench.benchmark.run import Listener, Paths
+    from wavbench.benchmark.cell import Paths
     from wavbench.benchmark.sweep import sweep as run_sweep
+    from wavbench.upstream.listener import Listener
 
     config = _chosen(config)
     sources = _with_lexicons([source_of(cell, config) for cell in config.cells])
@@ -144,13 +145,19 @@ def _with_lexicons(sources: list[Source]) -> list[Source]:
 
 def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
     """The cells of an experiment with what they run on, those of one upstream together: it is loaded once."""
-    from wavbench.benchmark.run import Cell
+    from wavbench.benchmark.cell import Cell
     from wavbench.benchmark.sweep import Job
-    from wavbench.downstream.probe import statistics_of
-    from wavbench.downstream.spec import load_task
+    from wavbench.downstream.fold import statistics_of
+    from wavbench.downstream.spec import find_protocol, load_task
+    from wavbench.downstream.with_lm import Model
 
     pairs = list(zip(config.cells, sources, strict=True))
-    framed = {source.manifest for cell, source in pairs if statistics_of(load_task(cell.task)) is None}
+    framed = {
+        source.manifest
+        for cell, source in pairs
+        for protocol in cell.protocols
+        if statistics_of(load_task(cell.task).chosen(find_protocol(protocol), cell.head)) is None
+    }
     return [
         Job(
             upstream=loader_of(u, config),
@@ -164,14 +171,23 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
                 budget_share=share(cell.budget * config.budget),
                 trials=_trials(cell, source, Path(config.corpora)),
                 protocol=protocol,
+                head=cell.head,
+                lm=Model(ngrams=lm_of(cell, config)) if cell.lm else None,
                 keep_frames=source.manifest in framed,
             ),
         )
         for u in config.upstreams
         for cell, source in pairs
         for protocol in cell.protocols
-        for seed in config.head_seeds
+        for seed in config.head_seeds[: cell.seeds or None]
     ]
+
+
+def lm_of(cell: schemas.SweepCell, config: schemas.Sweep) -> str:
+    """The language model of a cell: a file relative to `corpora`, or the word for the train transcripts."""
+    from wavbench.downstream.with_lm import TRAIN
+
+    return TRAIN if cell.lm == TRAIN else str(Path(config.corpora) / cell.lm)
 
 
 def loader_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Callable:
@@ -188,8 +204,8 @@ def upstream_name(u: schemas.SweepUpstream) -> str:
 
 def layers_of(text: str) -> str | tuple[int, ...]:
     """mix, all, or numbers, from an experiment or a command."""
+    from wavbench.benchmark.cell import ALL, MIX
     from wavbench.benchmark.commands import numbers
-    from wavbench.benchmark.run import ALL, MIX
 
     return text if text in (MIX, ALL) else numbers(text, None)
 
@@ -233,7 +249,8 @@ def _chosen(config: schemas.Sweep) -> schemas.Sweep:
     config.upstreams = [u for u in config.upstreams if not config.only or u.name in config.only]
     for cell in config.cells:
         for protocol in cell.protocols:
-            load_task(cell.task).budget_of(find_protocol(protocol))  # what there is not is said before anything slow
+            # what there is not is said before anything slow
+            load_task(cell.task).chosen(find_protocol(protocol), cell.head)
         if not cell.protocols:
             raise UserError(f"the cell {cell.task} has no protocols", remedy="protocols: [clean]")
     return config

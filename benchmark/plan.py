@@ -62,14 +62,17 @@ class Shape:
 
 def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
     """Print it; the exit code is 0 whether or not everything is there."""
-    from wavbench.downstream.probe import statistics_of
+    from wavbench.downstream.fold import statistics_of
     from wavbench.downstream.spec import find_protocol, load_task
 
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
     rate = machine_rate(config.device)
     shapes = {upstream_name(u): shape_of(u, config) for u in config.upstreams}
     framed = {
-        s.manifest for c, s in zip(config.cells, sources, strict=True) if statistics_of(load_task(c.task)) is None
+        s.manifest
+        for c, s in zip(config.cells, sources, strict=True)
+        for protocol in c.protocols
+        if statistics_of(load_task(c.task).chosen(find_protocol(protocol), c.head)) is None
     }
     cells = sum(len(cell.protocols) for cell in config.cells) * len(config.upstreams) * len(config.head_seeds)
     print(f"plan of {config.experiment}: {cells} cells, {len(config.upstreams)} upstreams, {len(sizes)} corpora\n")
@@ -104,8 +107,8 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
     rows = []
     for cell, source in zip(config.cells, sources, strict=True):
         for protocol in cell.protocols:
-            task = load_task(cell.task)
-            budget, part = task.budget_of(find_protocol(protocol)), share(cell.budget * config.budget)
+            task = load_task(cell.task).chosen(find_protocol(protocol), cell.head)
+            budget, part = task.budget, share(cell.budget * config.budget)
             seconds = len(config.head_seeds) * sum(
                 part * _head_seconds(budget, sizes[source], shape, statistics_of(task), cell.layers, rate)
                 for shape in shapes.values()

@@ -41,10 +41,35 @@ class Run:
     precision: str = "fp32"  # bf16
     checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
     layers: str = "mix"  # mix, all, or numbers: 4,8
+    head: str = ""  # a file of downstream/heads that the task takes; its own where empty
     protocol: str = "clean"  # superb
     head_seed: int = 0  # of head, batches and drawn trials
     budget: float = 1.0  # share of the protocol's updates
     trials: str = ""  # verification trials; drawn where empty
+    lm: str = ""  # asr: decode with a language model, too: train (of the train transcripts), or an ARPA file
+    lm_order: int = 3  # of lm=train
+    lm_unit: str = "word"  # what its tokens are: word, character
+    lm_neural: str = ""  # folder of `wavbench lm kind=transformer`, to reorder the best hypotheses
+    lm_closed: bool = False  # write words of the language model only
+    save: str = ""  # folder for the trained head, for transcribe, classify, verify and translate
+    device: str = "cpu"
+    stores: str = "features"
+    results: str = "results"
+
+
+@dataclass
+class Infer:
+    """A trained head on audio files."""
+
+    head: str = "???"  # folder of `wavbench run ... save=FOLDER` or of `wavbench finetune`
+    audio: list[str] = field(default_factory=list)  # files
+    upstream: str = ""  # where the upstream that the head was trained on lies now; as it was then where empty
+    checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
+    json: bool = False  # a line of JSON for each file
+    lm: str = ""  # transcribe: an ARPA file, or a language model of `wavbench lm`
+    lm_unit: str = "word"  # what its tokens are: word, character
+    lm_weight: float = 0.5
+    lm_length: float = 1.0  # added for each word
     device: str = "cpu"
     stores: str = "features"
     results: str = "results"
@@ -73,9 +98,12 @@ class SweepCell:
     options: dict[str, Any] = field(default_factory=dict)  # of that reader
     lexicon: str = ""  # relative to the corpus, or to `root`: phones of its text
     layers: str = "mix"
+    head: str = ""  # a file of downstream/heads that the task takes; its own where empty
     budget: float = 1.0
     protocols: list[str] = field(default_factory=lambda: ["clean"])  # superb
     trials: str = ""  # relative to `corpora`, or the name of a list of the corpus
+    lm: str = ""  # asr: train, or an ARPA file relative to `corpora`
+    seeds: int = 0  # the first so many of head_seeds; all where 0
 
 
 @dataclass

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavbench.benchmark.cell import Cell, Paths, plan_cell
 from wavbench.benchmark.record import key_of
-from wavbench.benchmark.run import Cell, Listener, Paths, missing, plan_cell, run_cell
+from wavbench.benchmark.run import missing, run_cell
 from wavbench.upstream import claims
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import Manifest, corpus_name, read_manifest
 
 EXPIRY = 3_600.0  # seconds; a cell's claim is not touched while it trains, its owner's death is seen at once

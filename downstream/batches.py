@@ -41,6 +41,7 @@ class PooledBatches:
     ) -> None:
         places = [store.row(id) for id in ids]
         pooled = dict(zip(("mean", "std"), store.read_pooled(places, layers), strict=True))
+        self.shift = self.scale = None
         if standardise:
             frames = store.lengths[places][train][:, None, None].astype(np.float64)
             mean, std = (pooled[name][train].astype(np.float64) for name in ("mean", "std"))
@@ -49,6 +50,9 @@ class PooledBatches:
             scale = np.sqrt((frames * (std**2 + (mean - centre) ** 2)).sum(0) / frames.sum())
             middle = {"mean": centre, "std": std.mean(0)}
             pooled = {n: (pooled[n] - middle[n]) / np.maximum(scale, FLOOR) for n in statistics}
+            # for whoever uses the head later: what was taken off the statistics, and what they were multiplied by
+            self.shift = _tensor(np.concatenate([middle[n] for n in statistics], axis=1))
+            self.scale = _tensor(np.concatenate([1 / np.maximum(scale, FLOOR)] * len(statistics), axis=1))
         joined = np.concatenate([pooled[name] for name in statistics], axis=2)
         self.states = torch.from_numpy(joined.astype(np.float32))  # (rows, layers, dim)
         self.layers, self.dim = len(layers), self.states.shape[2]
@@ -85,7 +89,7 @@ class FrameBatches:
         self.store, self.chosen = store, list(layers)
         self.places = np.array([store.row(id) for id in ids])
         self.lengths = store.lengths[self.places]
-        self.layers, self.dim = len(layers), store.dim
+        self.layers, self.dim, self.frame_rate = len(layers), store.dim, store.frame_rate
         ends = np.cumsum(self.lengths)
         self.starts = ends - self.lengths
         size = int(ends[-1]) * self.layers * self.dim * 2
@@ -119,6 +123,10 @@ class FrameBatches:
             return torch.from_numpy(states), lengths
         parts = [self.held[:, self.starts[r] : self.starts[r] + self.lengths[r]] for r in rows]
         return torch.cat(parts, dim=1), self.lengths[rows]
+
+
+def _tensor(values: np.ndarray) -> Float[Tensor, "layers 1 dim"]:
+    return torch.from_numpy(values.astype(np.float32))[:, None]
 
 
 def _free_memory() -> int:

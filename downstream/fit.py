@@ -5,19 +5,23 @@ moment, so a stack of seventy gives what seventy runs would.
 """
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wavbench.downstream.augment import crop, hide
 from wavbench.downstream.mix import Mix
 from wavbench.downstream.spec import Budget
+from wavbench.downstream.stacked import some_heads
 
 CLIP = 1.0  # gradient norm of each head, SUPERB's
+POOL = 50  # batches that are formed at once where their utterances are to be of like length
 
 
 class HeadStack(nn.Module):
@@ -30,10 +34,14 @@ class HeadStack(nn.Module):
         single: position of the layer that each further head sees.
         layers: how many layers there are.
         build: from a number of heads to a head module, the same initial weights for each.
+        inputs: width of the features, for those who save it.
     """
 
-    def __init__(self, mixed: int, single: Sequence[int], layers: int, build: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self, mixed: int, single: Sequence[int], layers: int, build: Callable[[int], nn.Module], inputs: int = 0
+    ) -> None:
         super().__init__()
+        self.inputs = inputs
         state = torch.random.get_rng_state()
         self.mix = Mix(mixed, layers) if mixed else None
         self.mixed = build(mixed) if mixed else None
@@ -41,9 +49,38 @@ class HeadStack(nn.Module):
         self.single = build(len(single)) if len(single) else None
         self.register_buffer("layer", torch.tensor(list(single), dtype=torch.long))
 
-    def forward(self, states: Float[Tensor, "layers rows dim"]) -> Float[Tensor, "heads rows outputs"]:
-        parts = [heads(seen) for heads, seen in self.parts(states)]
+    def forward(
+        self, states: Float[Tensor, "layers rows dim"], lengths: Int[np.ndarray, " batch"] | None = None
+    ) -> Float[Tensor, "heads out outputs"]:
+        """Outputs of all heads: for rows, or for utterances or steps where the head takes their lengths."""
+        rest = (torch.from_numpy(lengths),) if self.takes_lengths else ()
+        state, parts = torch.random.get_rng_state(), []
+        for heads, seen in self.parts(states):
+            torch.random.set_rng_state(state)  # all heads drop the same
+            parts.append(heads(seen, *rest))
         return torch.cat(parts) if len(parts) == 2 else parts[0]
+
+    @property
+    def one(self) -> nn.Module:
+        """One of the two kinds of heads: what it can do, the other can."""
+        return self.single if self.mixed is None else self.mixed
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether heads read utterances and not rows."""
+        return getattr(self.one, "takes_lengths", False)
+
+    def steps(self, lengths: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+        """Outputs of utterances of so many frames, where there is one for every frame or group of frames."""
+        return -(-lengths // getattr(self.one, "stride", 1))
+
+    def trained(self, outputs: Float[Tensor, "heads batch embedding"]) -> Float[Tensor, "heads batch embedding"]:
+        """What embeddings become before they are held against speakers in training."""
+        if not hasattr(self.one, "trained"):
+            return outputs
+        heads = [part for part in (self.mixed, self.single) if part is not None]
+        sizes = [len(next(part.parameters())) for part in heads]
+        return torch.cat([part.trained(own) for part, own in zip(heads, outputs.split(sizes), strict=True)])
 
     def parts(self, states: Float[Tensor, "layers rows dim"]) -> Iterator[tuple[nn.Module, Tensor]]:
         """The heads of a mix, then those of single layers, with what they see: for heads that take more than states."""
@@ -52,9 +89,29 @@ class HeadStack(nn.Module):
         if self.single is not None:
             yield self.single, states[self.layer]
 
+    def only(self, heads: Sequence[int]) -> "HeadStack":
+        """A copy with some of the heads, the mixed ones first."""
+        first = 0 if self.mixed is None else len(self.mix.logits)
+        mixed = [head for head in heads if head < first]
+        single = [head - first for head in heads if head >= first]
+        chosen = copy.copy(self)
+        chosen._modules = {
+            "mix": some_heads(self.mix, mixed) if mixed else None,
+            "mixed": some_heads(self.mixed, mixed) if mixed else None,
+            "single": some_heads(self.single, single) if single else None,
+        }
+        chosen._buffers = {"layer": self.layer[single]}
+        return chosen
+
     def stacked(self, name: str) -> Float[Tensor, "heads ..."]:
         """A parameter of the heads, of all of them."""
         return torch.cat([getattr(part, name) for part in (self.mixed, self.single) if part is not None])
+
+    def head_tensors(self) -> list[list[Tensor]]:
+        """The same with the running statistics that heads may have: all that a trained head is made of."""
+        mixed = [] if self.mixed is None else [*self.mix.parameters(), *self.mixed.parameters(), *self.mixed.buffers()]
+        single = [] if self.single is None else [*self.single.parameters(), *self.single.buffers()]
+        return [tensors for tensors in (mixed, single) if tensors]
 
     def head_parameters(self) -> list[list[Tensor]]:
         """Parameters of the mixed heads with their mixes, and of the single ones; each with a leading heads axis."""
@@ -70,9 +127,12 @@ class StackedAdam:
         parameters: of the heads, each with a leading heads axis.
         rates: learning rate of each head; equal ones next to each other.
         clip: largest gradient norm of a head over all its parameters.
+        weight_decay: 0 for Adam, more for AdamW.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], clip: float = CLIP) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], rates: Sequence[float], clip: float = CLIP, weight_decay: float = 0.0
+    ) -> None:
         self.parameters, self.clip = list(parameters), clip
         self.runs, first = [], 0
         for rate, run in itertools.groupby(rates):
@@ -81,7 +141,8 @@ class StackedAdam:
             first = last
         self.slices = [[p.detach()[heads] for p in self.parameters] for _, heads in self.runs]
         groups = [{"params": s, "lr": rate} for s, (rate, _) in zip(self.slices, self.runs, strict=True)]
-        self.adam = torch.optim.Adam(groups, fused=True)
+        kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+        self.adam = kind(groups, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
     def step(self, share: float = 1.0) -> None:
@@ -163,35 +224,52 @@ def fit(
     parts, first = [], 0
     for parameters in model.head_parameters():
         heads = slice(first, first + len(parameters[0]))
-        parts.append((heads, StackedAdam(parameters, rates[heads])))
+        parts.append((heads, StackedAdam(parameters, rates[heads], budget.clip, budget.weight_decay)))
         first = heads.stop
     sign = 1 if higher_is_better else -1
     best = np.full(len(rates), -np.inf)
     best_loss, best_update = np.full(len(rates), np.inf), np.zeros(len(rates), int)
-    kept = [[p.detach().clone() for p in optimiser.parameters] for _, optimiser in parts]
-    order, random = batch_order(train, budget.batch, seed), np.random.default_rng((seed, len(train)))
+    kept = [[value.detach().clone() for value in values] for values in model.head_tensors()]
+    order, random = _order(train, batches, budget, seed), np.random.default_rng((seed, len(train)))
+    hidden, waited = np.random.default_rng((seed, len(train), 1)), np.zeros(len(rates), int)
+    torch.manual_seed(seed)  # of dropout
     for update in range(1, budget.updates + 1):
         rows = next(order)
         states, lengths = batches.take(rows)
-        objective.train_loss(model, states, rows, lengths, random).sum().backward()
+        if budget.crop and lengths is not None:
+            states, lengths = crop(states, lengths, round(budget.crop * batches.frame_rate), hidden)
+        if budget.augment and lengths is not None:
+            states = hide(states, lengths, budget.augment, hidden)
+        objective.train_loss(model.train(), states, rows, lengths, random).sum().backward()
         for _, optimiser in parts:
-            optimiser.step(decay(update, budget.updates) if falls else 1.0)
+            optimiser.step(share_of_rate(update, budget, falls))
         if update % budget.evaluate_every == 0 or update == budget.updates:
-            value, loss = _evaluate(model, objective, batches, dev)
+            value, loss = _evaluate(model.eval(), objective, batches, dev)
             value = np.where(np.isfinite(value), sign * value, -np.inf)
             better = (value > best) | ((value == best) & (loss < best_loss))
+            better &= (waited < budget.patience) | (budget.patience == 0)  # a head that has ended stays as it was
             best, best_loss = np.where(better, value, best), np.where(better, loss, best_loss)
             best_update = np.where(better, update, best_update)
-            for copies, (heads, optimiser) in zip(kept, parts, strict=True):
-                for copy, p in zip(copies, optimiser.parameters, strict=True):
-                    copy[better[heads]] = p.detach()[better[heads]]
+            for copies, values, (heads, _) in zip(kept, model.head_tensors(), parts, strict=True):
+                for copy, value in zip(copies, values, strict=True):
+                    copy[better[heads]] = value.detach()[better[heads]]
+            waited = np.where(better, 0, waited + 1)
         if progress:
             progress(update, budget.updates)
+        if budget.patience and (waited >= budget.patience).all():
+            break
     with torch.no_grad():
-        for copies, (_, optimiser) in zip(kept, parts, strict=True):
-            for copy, p in zip(copies, optimiser.parameters, strict=True):
-                p.copy_(copy)
-    return Fit(model, sign * best, best_update)
+        for copies, values in zip(kept, model.head_tensors(), strict=True):
+            for copy, value in zip(copies, values, strict=True):
+                value.copy_(copy)
+    return Fit(model.eval(), sign * best, best_update)
+
+
+def share_of_rate(update: int, budget: Budget, falls: bool) -> float:
+    """Share of the learning rate at an update, counted from 1."""
+    if budget.warmup:
+        return min(update / budget.warmup, (budget.warmup / update) ** 0.5)
+    return decay(update, budget.updates) if falls else 1.0
 
 
 def decay(update: int, updates: int) -> float:
@@ -201,6 +279,36 @@ def decay(update: int, updates: int) -> float:
     with this after 595 (85.9).
     """
     return min(1.0, 2 * (1 - (update - 1) / updates))
+
+
+def _order(train: np.ndarray, batches, budget: Budget, seed: int):
+    if not budget.frames:
+        return batch_order(train, budget.batch, seed)
+    return like_lengths(train, np.array([batches.length(row) for row in train.tolist()]), budget.frames, seed)
+
+
+def like_lengths(rows: np.ndarray, lengths: np.ndarray, most: int, seed: int):
+    """Endless batches of utterances of like length with at most so many frames: what is padded or waits is little.
+
+    Every epoch the rows are shuffled, POOL batches' worth of them at a time sorted by length and cut, and the cuts
+    shuffled; a pure function of (seed, epoch).
+    """
+    epoch, each = 0, max(int(most / max(lengths.mean(), 1)), 1)
+    while True:
+        random = np.random.default_rng((seed, epoch))
+        shuffled = random.permutation(len(rows))
+        found = []
+        for start in range(0, len(rows), POOL * each):
+            pool = shuffled[start : start + POOL * each]
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            begin = 0
+            for k in range(1, len(pool) + 1):
+                if k == len(pool) or (k + 1 - begin) * lengths[pool[k]] > most:
+                    found.append(rows[pool[begin:k]])
+                    begin = k
+        for place in random.permutation(len(found)):
+            yield found[place]
+        epoch += 1
 
 
 def batch_order(rows: np.ndarray, size: int, seed: int):
@@ -215,12 +323,23 @@ def batch_order(rows: np.ndarray, size: int, seed: int):
 
 @torch.inference_mode()
 @_one_thread()
-def decode_rows(model: HeadStack, objective, batches, rows: np.ndarray, heads: Sequence[int]):
-    """Rows decoded by some heads; batches of like length so that memory stays small."""
+def decode_rows(model: HeadStack, batches, rows: np.ndarray, heads: Sequence[int], look: Callable):
+    """What some heads make of rows, a batch at a time so that memory stays small.
+
+    Args:
+        model: the heads.
+        batches: of their features.
+        rows: which.
+        heads: which.
+        look: of an objective: from (model, states, rows, lengths, heads) to what is kept of a batch.
+
+    Returns:
+        What was kept of each batch, and its rows.
+    """
     decoded, parts = [], []
     for part in _chunks(rows, batches):
         states, lengths = batches.take(part)
-        decoded.append(objective.test_look(model, states, part, lengths, heads))
+        decoded.append(look(model, states, part, lengths, heads))
         parts.append(part)
     return decoded, parts
 

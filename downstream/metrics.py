@@ -37,6 +37,22 @@ def accuracy(
     return 100 - error_rate(scores, weights, suffix)
 
 
+def macro_f1(scores: pd.DataFrame) -> float:
+    """Harmonic mean of precision and recall in percent, averaged over the classes of `label`."""
+    from sklearn.metrics import f1_score
+
+    label, prediction = scores["label"].astype(str), scores["prediction"].astype(str)
+    classes = sorted(set(label))
+    return float(100 * f1_score(label, prediction, labels=classes, average="macro", zero_division=0))
+
+
+def confusion(scores: pd.DataFrame) -> pd.DataFrame:
+    """How often each class (rows) was taken for each (columns), over all classes of either."""
+    names = sorted({*scores["label"].astype(str), *scores["prediction"].astype(str)})
+    counts = pd.crosstab(scores["label"].astype(str), scores["prediction"].astype(str))
+    return counts.reindex(index=names, columns=names, fill_value=0).rename_axis(index="label", columns=None)
+
+
 def macro_recall(scores: pd.DataFrame) -> float:
     """Percent right, averaged over the classes of `label`."""
     right = 1 - scores["errors"].to_numpy(float) / scores["tokens"].to_numpy(float)
@@ -81,6 +97,13 @@ def equal_error_rate(
     rise = gap[rows, after] - gap[rows, before]
     share = np.where(rise > 0, -gap[rows, before] / np.where(rise > 0, rise, 1), 0)
     return 100 * (alarm[rows, before] + share * (alarm[rows, after] - alarm[rows, before]))
+
+
+def equal_error_threshold(scores: pd.DataFrame) -> float:
+    """The score above which trials are accepted where misses and false alarms are as many as they can be alike."""
+    miss, alarm = error_curve(scores)
+    ordered = np.sort(scores["score"].unique())[::-1]
+    return float(ordered[max(int(np.argmax(alarm[0] >= miss[0])) - 1, 0)])
 
 
 def min_dcf(scores: pd.DataFrame, target_prior: float = 0.01) -> float:
@@ -155,19 +178,30 @@ METRICS = {
 def secondary(metric: str, scores: pd.DataFrame) -> dict[str, float]:
     """The other numbers that belong beside a metric, the score of knowing nothing (`chance`) among them."""
     if metric == "EER":
-        return {"min_dcf_0.01": min_dcf(scores), "trials": float(len(scores)), "chance": 50.0}
+        found = {"min_dcf_0.01": min_dcf(scores), "min_dcf_0.05": min_dcf(scores, 0.05)}
+        if "score_snorm" in scores:
+            normalised = scores.assign(score=scores["score_snorm"])
+            found |= {"EER_snorm": float(equal_error_rate(normalised)[0]), "min_dcf_snorm_0.01": min_dcf(normalised)}
+        return found | {"trials": float(len(scores)), "chance": 50.0}
     if metric == "frame accuracy":
         speech, frames = scores["tokens_speech"].sum(), scores["tokens"].sum()
         silence = 100 * (1 - speech / max(frames, 1))  # what saying "silence" everywhere scores
         return {"speech_accuracy": float(accuracy(scores, suffix="_speech")[0]), "chance": float(silence)}
     if metric == "accuracy":
         share = scores["label"].value_counts(normalize=True)
-        return {"macro_recall": macro_recall(scores), "classes": float(len(share)), "chance": float(100 * share.max())}
+        classes = {"macro_recall": macro_recall(scores), "macro_f1": macro_f1(scores)}
+        return classes | {"classes": float(len(share)), "chance": float(100 * share.max())}
     if metric == "PER":
         return {"chance": 100.0}  # of saying nothing at all
     if metric == "WER":
         rate = error_rate(scores, suffix="_characters")[0]
-        return {"CER": float(rate), "utterances_with_unseen_characters": _unseen(scores), "chance": 100.0}
+        found = {}
+        if "errors_lm" in scores:
+            words = scores.assign(errors=scores["errors_lm"])
+            characters = scores.assign(errors_characters=scores["errors_characters_lm"])
+            found["WER_lm"] = float(error_rate(words)[0])
+            found["CER_lm"] = float(error_rate(characters, suffix="_characters")[0])
+        return found | {"CER": float(rate), "utterances_with_unseen_characters": _unseen(scores), "chance": 100.0}
     if metric == "BLEU":
         from sacrebleu import corpus_chrf
 

@@ -36,7 +36,8 @@ def splits_of(table: pd.DataFrame, task: Task, protocol: Protocol = CLEAN) -> li
     Raises:
         UserError: a part is empty, or folds leave a part without rows.
     """
-    share = task.superb.dev_share if protocol.name == "superb" and task.superb else 0.0
+    recipe = task.superb if protocol.name == "superb" else None
+    share = recipe.dev_share if recipe else 0.0
     left = fold_column(table, task)
     if left:
         column = table[left].to_numpy()
@@ -54,6 +55,8 @@ def splits_of(table: pd.DataFrame, task: Task, protocol: Protocol = CLEAN) -> li
             for k, left_out in enumerate(groups)
         ]
     parts = {name: np.flatnonzero((table["split"] == name).to_numpy()) for name in ("train", "dev", "test")}
+    if recipe and recipe.dev_is_test:
+        parts["dev"] = parts["test"]
     for name, rows in parts.items():
         if not len(rows):
             counts = ", ".join(f"{key} {len(value)}" for key, value in parts.items())

@@ -60,5 +60,6 @@ def some_heads(module: nn.Module, heads: Sequence[int]) -> nn.Module:
         name: None if p is None else nn.Parameter(p.detach()[list(heads)], requires_grad=False)
         for name, p in module._parameters.items()
     }
+    chosen._buffers = {name: None if b is None else b[list(heads)] for name, b in module._buffers.items()}
     chosen._modules = {name: some_heads(child, heads) for name, child in module._modules.items()}
     return chosen

@@ -37,8 +37,6 @@ class Translate:
     Source: Szegedy et al. 2016, section 7, for the smoothing; beam and length penalty as fairseq's.
     """
 
-    statistics = None
-
     def __init__(
         self, targets: Sequence[list[str]], train: Rows, lengths: Sequence[int] | np.ndarray, frame_rate: float
     ) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from wavbench.downstream.stacked import StackedLinear
 
 HIDDEN = 256  # SUPERB's projector
+STATISTICS = ("mean",)  # pooled over frames: what the head reads
 
 
 class MeanLinear(nn.Module):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from wavbench.downstream.stacked import StackedLinear
 
 EMBEDDING = 256  # width of the speaker embedding
+STATISTICS = ("mean", "std")  # pooled over frames: what the head reads
 
 
 class Projection(nn.Module):

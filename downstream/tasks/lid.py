@@ -1,6 +1,6 @@
 """Language identification (LID): one language per utterance."""
 
-from wavbench.downstream.spec import ACCURACY, Budget, Task
+from wavbench.downstream.spec import ACCURACY, UTTERANCE_HEADS, Budget, Task
 
 
 def target(row: dict) -> str:
@@ -16,5 +16,6 @@ task = Task(
     head="mean_linear",
     metric=ACCURACY,
     budget=Budget(updates=2_000, batch=32, evaluate_every=100, learning_rates=(1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2)),
+    heads=UTTERANCE_HEADS,
     source="Yang et al. 2021, SUPERB, the utterance head of SID and ER",
 )

@@ -1,23 +1,25 @@
 """What every file in downstream/heads promises: a stack of n heads is n heads."""
 
 import copy
+import importlib
+from functools import partial
 from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
-from wavbench.downstream.probe import HEADS
+from wavbench.downstream.fold import HEADS
 
-NAMES = sorted(path.stem for path in HEADS.glob("*.py") if path.stem != "__init__")
-STACK, INPUTS, OUTPUTS, ROWS = 4, 6, 5, 17
+FILES = sorted(path.stem for path in HEADS.glob("*.py") if path.stem != "__init__")
+BUILDS = {name: importlib.import_module(f"wavbench.downstream.heads.{name}").build for name in FILES}
+NAMES = [name for name in FILES if not isinstance(BUILDS[name], partial)]  # the others are sizes of these
+STACK, INPUTS, OUTPUTS, ROWS = 3, 6, 5, 17
 LENGTHS, SYMBOLS = torch.tensor([7, 10]), torch.tensor([[0, 3, 1], [0, 2, 2]])  # the rows of a head that writes symbols
 
 
 @pytest.fixture(params=NAMES)
 def head(request: pytest.FixtureRequest) -> ModuleType:
-    import importlib
-
     return importlib.import_module(f"wavbench.downstream.heads.{request.param}")
 
 
@@ -29,20 +31,20 @@ def build(head: ModuleType, heads: int, seed: int = 0) -> nn.Module:
 def scattered(head: ModuleType, heads: int = STACK) -> nn.Module:
     """A stack whose heads have weights of their own, as after training.
 
-    In double precision: what is promised is the same sum, and in float32 a deep head of such weights tells one machine's
+    In double precision: what is promised is the same sum, and in float32 a deep head tells one machine's
     order of adding from another's.
     """
     model = build(head, heads).double()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+            parameter.add_(torch.randn_like(parameter) * (parameter[0].std(correction=0) + 0.01))
+    return model.eval()
 
 
 def one_of(head: ModuleType, stack: nn.Module, place: int) -> nn.Module:
     """A single head with the weights of one of a stack."""
-    single = build(head, 1).double()
+    single = build(head, 1).double().eval()
     single.load_state_dict({name: value[place : place + 1] for name, value in stack.state_dict().items()})
     return single
 
@@ -52,8 +54,14 @@ def inputs(heads: int = STACK) -> torch.Tensor:
 
 
 def outputs(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What heads make of rows; one that writes takes them as the frames of two utterances."""
-    return model(x, LENGTHS, SYMBOLS) if hasattr(model, "takes_symbols") else model(x)
+    """What heads make of rows; those that read utterances or write take them as the frames of two utterances."""
+    if hasattr(model, "takes_symbols"):
+        return model(x, LENGTHS, SYMBOLS)
+    return model(x, LENGTHS) if hasattr(model, "takes_lengths") else model(x)
+
+
+def of_utterances(model: nn.Module) -> bool:
+    return hasattr(model, "takes_symbols") or hasattr(model, "takes_lengths")
 
 
 def test_there_are_heads() -> None:
@@ -64,13 +72,14 @@ def test_every_parameter_has_a_leading_heads_axis(head: ModuleType) -> None:
     model = build(head, STACK)
     assert list(model.parameters())
     assert all(len(parameter) == STACK for parameter in model.parameters())
-    assert not list(model.buffers())  # running statistics would tie a head to what others saw
+    assert all(len(buffer) == STACK for buffer in model.buffers())  # running statistics are each head's own
 
 
 def test_a_stack_is_as_many_single_heads(head: ModuleType) -> None:
     stack, x = scattered(head), inputs()
     together = outputs(stack, x)
-    assert together.shape[:2] == (STACK, len(LENGTHS) if hasattr(stack, "takes_symbols") else ROWS)
+    assert len(together) == STACK
+    assert of_utterances(stack) or together.shape[1] == ROWS
     for place in range(STACK):
         alone = outputs(one_of(head, stack, place), x[place : place + 1])
         torch.testing.assert_close(together[place], alone[0], rtol=1e-5, atol=1e-6)
@@ -123,19 +132,36 @@ def test_every_weight_is_trained_by_some_loss(head: ModuleType) -> None:
     model = scattered(head)
     loss = outputs(model, inputs()).square().sum()
     if hasattr(model, "speakers"):
-        loss = loss + (model(inputs()) @ model.speakers).square().sum()
+        embeddings = outputs(model, inputs())
+        trained = model.trained(embeddings) if hasattr(model, "trained") else embeddings
+        loss = loss + (trained @ model.speakers).square().sum()
     loss.backward()
-    assert all(p.grad is not None and (p.grad != 0).any() for p in model.parameters())
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+    assert not idle
 
 
 def test_rows_do_not_see_each_other(head: ModuleType) -> None:
     """A head works row by row: frames or utterances can be cut into batches at will."""
     stack, x = scattered(head), inputs()
-    if hasattr(stack, "takes_symbols"):  # its utterances do not see each other
-        whole = stack(x, LENGTHS, SYMBOLS)
-        parts = [stack(x[:, :7], LENGTHS[:1], SYMBOLS[:1]), stack(x[:, 7:], LENGTHS[1:], SYMBOLS[1:])]
+    if of_utterances(stack):  # its utterances do not see each other
+        symbols = [(SYMBOLS,), (SYMBOLS[:1],), (SYMBOLS[1:],)] if hasattr(stack, "takes_symbols") else [()] * 3
+        whole = stack(x, LENGTHS, *symbols[0])
+        parts = [stack(x[:, :7], LENGTHS[:1], *symbols[1]), stack(x[:, 7:], LENGTHS[1:], *symbols[2])]
         torch.testing.assert_close(whole, torch.cat(parts, dim=1), rtol=1e-4, atol=1e-5)
         return
     whole = stack(x)
     parts = torch.cat([stack(x[:, :3]), stack(x[:, 3:])], dim=1)
     torch.testing.assert_close(whole, parts)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in NAMES])
+def test_a_size_of_another_head_learns_in_a_few_updates(name: str) -> None:
+    model = BUILDS[name](1, INPUTS, OUTPUTS)
+    optimiser, losses = torch.optim.Adam(model.parameters(), 1e-3), []
+    for _ in range(4):
+        loss = (outputs(model, inputs(1).float()) - 3).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]

@@ -90,7 +90,7 @@ def test_the_best_moment_of_each_head_is_kept_not_the_last() -> None:
     done, objective = trained(data, 0, [1, 0], [1e-2, 1e-2], updates=200, evaluate_every=10)
     dev = np.arange(40, 60)
     states, _ = data.take(dev)
-    values = objective.values([objective.decode(done.model(states), dev, None)], [dev])
+    values = objective.values([objective.decode(done.model, done.model(states), dev, None)], [dev])
     np.testing.assert_allclose(values, done.dev)
 
 

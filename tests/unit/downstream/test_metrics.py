@@ -12,6 +12,7 @@ from sklearn.metrics import recall_score, roc_curve
 from wavbench.downstream.metrics import (
     METRICS,
     accuracy,
+    confusion,
     edit_distances,
     equal_error_rate,
     error_rate,
@@ -121,8 +122,18 @@ def test_macro_recall_is_sklearns() -> None:
 
 
 def test_chance_is_the_share_of_the_commonest_class() -> None:
-    scores = pd.DataFrame({"errors": [0, 1, 1, 0], "tokens": 1, "label": ["a", "a", "a", "b"]})
-    assert secondary("accuracy", scores)["chance"] == pytest.approx(75)
+    labels = {"label": ["a", "a", "a", "b"], "prediction": ["a", "b", "b", "b"]}
+    found = secondary("accuracy", pd.DataFrame({"errors": [0, 1, 1, 0], "tokens": 1} | labels))
+    assert found["chance"] == pytest.approx(75)
+    # recall 1/3 and 1, precision 1 and 1/3: both classes have an F1 of 1/2
+    assert (found["macro_recall"], found["macro_f1"]) == (pytest.approx(200 / 3), pytest.approx(50))
+
+
+def test_a_confusion_matrix_has_what_was_said_in_rows_and_what_was_heard_in_columns() -> None:
+    scores = pd.DataFrame({"label": ["a", "a", "b", "c"], "prediction": ["a", "b", "b", "a"]})
+    counts = confusion(scores)
+    assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert list(counts.index) == list(counts.columns) == ["a", "b", "c"]
 
 
 def test_beside_the_word_error_rate_stand_characters_and_those_that_no_head_could_write() -> None:

@@ -17,8 +17,13 @@ from wavbench.upstream.errors import UserError
 class Fixed(nn.Module):
     """A model that returns its states, for losses that call one."""
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    takes_lengths = False
+
+    def forward(self, states: torch.Tensor, lengths: np.ndarray | None = None) -> torch.Tensor:
         return states
+
+    def steps(self, lengths: np.ndarray) -> np.ndarray:
+        return lengths
 
 
 def test_greedy_decoding_joins_repeats_and_drops_blanks_utterance_by_utterance() -> None:
@@ -101,7 +106,7 @@ def test_frame_scores_count_speech_apart_and_leave_ignored_frames_out() -> None:
     objective = Frames(segments, np.arange(2), [5, 3], 50.0)
     assert objective.vocabulary.symbols == ("SIL", "a")
     outputs = F.one_hot(torch.tensor([[0, 1, 1, 1, 0, 0, 1, 0]]), 2).float()
-    counts = [objective.decode(outputs, np.arange(2), np.array([5, 3]))]
+    counts = [objective.decode(Fixed(), outputs, np.arange(2), np.array([5, 3]))]
     scores = objective.scores(counts, [np.arange(2)], 0)
     assert scores["errors"].tolist() == [1, 1]
     assert scores["tokens"].tolist() == [4, 2]
@@ -129,6 +134,9 @@ def test_the_verification_loss_is_am_softmax() -> None:
         def stacked(self, name: str) -> torch.Tensor:
             return getattr(self, name)
 
+        def trained(self, outputs: torch.Tensor) -> torch.Tensor:
+            return outputs
+
     outputs = torch.randn(1, 3, 4)
     cosines = F.normalize(outputs[0], dim=1) @ F.normalize(Model.speakers[0], dim=0)
     losses = []
@@ -143,7 +151,7 @@ def test_trial_scores_are_cosines() -> None:
     objective = Verify(["s1", "s2", "s1", "s2"], np.arange(4))
     objective.trials = {"test": (np.array([0, 0]), np.array([2, 3]), np.array([True, False]))}
     outputs = torch.randn(1, 4, 5)
-    scores = objective.scores([objective.decode(outputs, np.arange(4), None)], [np.arange(4)], 0)
+    scores = objective.scores([objective.decode(Fixed(), outputs, np.arange(4), None)], [np.arange(4)], 0)
     expected = [F.cosine_similarity(outputs[0, 0], outputs[0, k], dim=0).item() for k in (2, 3)]
     np.testing.assert_allclose(scores["score"], expected, rtol=1e-5)
 
@@ -162,7 +170,7 @@ def test_a_train_split_of_one_class_is_refused() -> None:
 def test_predictions_carry_their_class_names() -> None:
     objective = Classify(["x", "y", "x"], np.arange(3))
     outputs = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
-    scores = objective.scores([objective.decode(outputs, np.arange(3), None)], [np.arange(3)], 0)
+    scores = objective.scores([objective.decode(Fixed(), outputs, np.arange(3), None)], [np.arange(3)], 0)
     expected = pd.DataFrame({"errors": [0, 1, 0], "label": ["x", "y", "x"], "prediction": ["x", "x", "x"]})
     pd.testing.assert_frame_equal(scores[list(expected)], expected, check_dtype=False)
 

@@ -56,21 +56,34 @@ def test_superb_draws_a_fifth_of_the_other_sessions_as_dev_whoever_speaks() -> N
 
 
 def test_superb_has_its_own_budgets_and_five_rates_on_a_log_scale() -> None:
-    budget = load_task("er").budget_of(SUPERB)
+    budget = load_task("er").chosen(SUPERB).budget
     assert (budget.updates, budget.batch, budget.evaluate_every) == (30_000, 32, 1_000)
-    assert load_task("pr").budget_of(SUPERB).updates == 100_000
+    assert load_task("pr").chosen(SUPERB).budget.updates == 100_000
     assert SUPERB_RATES == (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-    assert load_task("er").budget_of(CLEAN) == load_task("er").budget
+    assert load_task("er").chosen(CLEAN).budget == load_task("er").budget
 
 
-def test_a_task_whose_head_is_not_superbs_says_so() -> None:
+def test_superb_has_heads_of_its_own_where_the_task_has_another() -> None:
+    heads = {name: load_task(name).chosen(SUPERB).head for name in ("asr", "asv", "er", "pr")}
+    assert heads == {"asr": "blstm_superb", "asv": "xvector", "er": "mean_linear", "pr": "linear"}
+    asv = load_task("asv").chosen(SUPERB).budget
+    assert (asv.clip, asv.batch, asv.crop, asv.weight_decay) == (1_000, 50, 8.0, 0.01)
+
+
+def test_a_head_that_a_task_does_not_take_is_named() -> None:
+    with pytest.raises(UserError, match="no head 'xvector' in protocol clean") as caught:
+        load_task("er").chosen(CLEAN, "xvector")
+    assert caught.value.remedy == "head=mean_linear or head=attentive or head=ecapa"
+
+
+def test_a_task_that_superb_has_not_says_so() -> None:
     with pytest.raises(UserError, match="no protocol superb") as caught:
-        load_task("asv").budget_of(SUPERB)
+        load_task("phones").chosen(SUPERB)
     assert caught.value.remedy == "protocol=clean"
 
 
 def test_every_task_has_the_clean_protocol() -> None:
-    assert all(load_task(name).budget_of(CLEAN).updates for name in task_names())
+    assert all(load_task(name).chosen(CLEAN).budget.updates for name in task_names())
 
 
 def test_a_misspelt_protocol_is_named() -> None:

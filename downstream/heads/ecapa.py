@@ -1,0 +1,68 @@
+"""ECAPA-TDNN as an utterance head: speechbrain's network at a quarter of its width, and a class for each utterance."""
+
+from functools import partial
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wavbench.downstream.looped import Looped
+from wavbench.downstream.utterances import of_equal_length
+
+CHANNELS = (128, 128, 128, 128, 384)  # the paper's 512 and 1,536 by four, so that it trains on a laptop
+ATTENTION = SQUEEZE = 64
+EMBEDDING = 192
+LEAST = 9  # frames: its convolutions mirror up to four at each end
+
+
+class Ecapa(nn.Module):
+    """One network: utterances to embeddings, then to outputs.
+
+    It has batch norms, so that it is to be trained on crops of one length: statistics over utterances one by one are
+    none.
+
+    Args:
+        inputs: width of the features.
+        outputs: classes; 0 for embeddings.
+
+    Source: Desplanques et al. 2020, ECAPA-TDNN; speechbrain's implementation.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+
+        self.network = ECAPA_TDNN(
+            inputs,
+            lin_neurons=EMBEDDING,
+            channels=list(CHANNELS),
+            attention_channels=ATTENTION,
+            se_channels=SQUEEZE,
+        )
+        self.classify = nn.Linear(EMBEDDING, outputs) if outputs else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "batch frames inputs"]) -> Float[Tensor, "batch outputs"]:
+        return self.classify(self.network(x)[:, 0])
+
+
+class Stack(nn.Module):
+    """A stack of networks.
+
+    Args:
+        heads: how many.
+        inputs: width of the features.
+        outputs: classes.
+    """
+
+    takes_lengths = True
+
+    def __init__(self, heads: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.networks = Looped(heads, partial(Ecapa, inputs, outputs))
+
+    def forward(
+        self, frames: Float[Tensor, "heads total inputs"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "heads batch outputs"]:
+        return of_equal_length(frames, lengths, self.networks, LEAST)
+
+
+build = Stack

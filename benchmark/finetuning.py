@@ -27,8 +27,8 @@ def finetune(config: schemas.Finetune) -> int:
     """Train, or go on where the same command was stopped; then score the test split and write the record."""
     import torch
 
+    from wavbench.benchmark.cell import Cell, Paths, plan_cell
     from wavbench.benchmark.loading import check_seed, load_upstream
-    from wavbench.benchmark.run import Cell, Paths, plan_cell
     from wavbench.downstream.adaptation import Adaptation
     from wavbench.downstream.finetune import Recipe
     from wavbench.downstream.label_budget import minutes_of
@@ -194,7 +194,15 @@ def _train_and_score(run: _Run) -> None:
         return
     trained = time.monotonic() - clock
     encoder = load(str(tuning.write_encoder(run.folder, upstream, tuned.model)), device=run.config.device)
-    tuning.write_head(run.folder, tuned.model, run.data, task=run.config.task, head=HEAD, upstream=encoder)
+    tuning.write_head(
+        run.folder,
+        tuned.model,
+        run.data,
+        task=run.config.task,
+        head=HEAD,
+        rate=run.config.head_rate,
+        upstream={"name": encoder.name, "weights_hash": encoder.weights_hash},
+    )
     scores = tuning.score(
         encoder, tuned.model.head, run.data, lambda done, total: display.progress("scoring test", done, total)
     )
@@ -202,7 +210,7 @@ def _train_and_score(run: _Run) -> None:
 
 
 def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, trained: float) -> None:
-    from wavbench.benchmark.run import is_synthetic
+    from wavbench.benchmark.results import is_synthetic
     from wavbench.benchmark.stats import interval
     from wavbench.downstream.metrics import METRICS, secondary
     from wavbench.downstream.mix import MIX
@@ -230,7 +238,7 @@ def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, tra
         head=HEAD,
         layers=MIX,
         layer_numbers=list(range(upstream.num_states)),
-        layer_weights=[round(weight, 5) for weight in tuned.model.head.mix.weights()[0].tolist()],
+        layer_weights=[round(weight, 5) for weight in tuned.model.head.stack.mix.weights()[0].tolist()],
         seed=config.head_seed,
         learning_rate=[config.peak_rate],
         learning_rate_curve=[

@@ -56,8 +56,10 @@ def _labels(task: str, records: list[Record], folder: Path) -> Path:
             place = lines.index((upstream, adaptation))
             label = f"{upstream}{'' if pretrained else ' without pretraining'}, {adaptation}"
             style = {"color": COLOURS[place % len(COLOURS)], "linestyle": "-" if pretrained else "--"}
-            axis.plot(own["minutes"], own["value"], marker=MARKERS[place % len(MARKERS)], label=label, **style)
-            axis.fill_between(own["minutes"], own["low"], own["high"], color=style["color"], alpha=0.12, linewidth=0)
+            style |= {} if pretrained else {"markerfacecolor": "white"}
+            error = [own["value"] - own["low"], own["high"] - own["value"]]
+            marker = MARKERS[place % len(MARKERS)]
+            axis.errorbar(own["minutes"], own["value"], error, marker=marker, label=label, capsize=2, **style)
         axis.set_xscale("log")
         ticks = panel.drop_duplicates("minutes")
         axis.set_xticks(ticks["minutes"], [f"{minutes:.3g}" for minutes in ticks["minutes"]])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from torch import Tensor, nn
 
 from wavbench.downstream.adaptation import Adaptation, adapt, merged_state
 from wavbench.downstream.decode import greedy_ctc
+from wavbench.downstream.fit import HeadStack
+from wavbench.downstream.fold import Head
 from wavbench.downstream.labelled import SAMPLE_RATE, Labelled
-from wavbench.downstream.mix import MIX, Mix
 from wavbench.downstream.objectives import Ctc
+from wavbench.downstream.saved import save_heads
 from wavbench.upstream import catalog
 from wavbench.upstream.batch_plan import Batch, plan_utterances
 from wavbench.upstream.checkpoints import read_safetensors, write_checkpoint
@@ -75,23 +76,22 @@ class TunedHead(nn.Module):
 
     Args:
         shift: mean of each layer and dimension, before anything was trained.
-        scale: their deviation.
+        scale: one over their deviation.
         build: from (heads, inputs, outputs) to a head.
         outputs: classes, CTC's blank among them.
     """
 
     def __init__(
-        self, shift: Float[Tensor, "layers dim"], scale: Float[Tensor, "layers dim"], build: Callable, outputs: int
+        self, shift: Float[Tensor, "layers 1 dim"], scale: Float[Tensor, "layers 1 dim"], build: Callable, outputs: int
     ) -> None:
         super().__init__()
         self.register_buffer("shift", shift)
         self.register_buffer("scale", scale)
-        self.mix = Mix(1, len(shift))
-        self.head = build(1, shift.shape[1], outputs)
+        layers, _, dim = shift.shape
+        self.stack = HeadStack(1, [], layers, lambda heads: build(heads, dim, outputs), dim)
 
     def forward(self, states: Float[Tensor, "layers frames dim"]) -> Float[Tensor, "1 frames outputs"]:
-        inverse = 1 / self.scale[:, None]
-        return self.head(self.mix(torch.addcmul(-self.shift[:, None] * inverse, states.float(), inverse)))
+        return self.stack(torch.addcmul(-self.shift * self.scale, states.float(), self.scale))
 
 
 class CtcTuning(nn.Module):
@@ -187,16 +187,19 @@ def count_errors(
 
 
 @torch.no_grad()
-def statistics(encoder: nn.Module, data: Labelled) -> tuple[Float[Tensor, "layers dim"], Float[Tensor, "layers dim"]]:
-    """Mean and deviation of each layer and dimension over the first utterances that were drawn."""
+def statistics(
+    encoder: nn.Module, data: Labelled
+) -> tuple[Float[Tensor, "layers 1 dim"], Float[Tensor, "layers 1 dim"]]:
+    """Mean and one over the deviation of each layer and dimension, over the first utterances that were drawn."""
     encoder.eval()
     total = square = frames = 0
     for place in data.places[data.train[:SAMPLE]]:
         waveform = torch.from_numpy(data.speech.crop(place, 0, int(data.speech.lengths[place])))[None]
         states = torch.stack(encoder.packed(waveform, torch.tensor([waveform.shape[1]]))[0]).double()
-        total, square, frames = total + states.sum(1), square + states.square().sum(1), frames + states.shape[1]
+        total, square = total + states.sum(1, keepdim=True), square + states.square().sum(1, keepdim=True)
+        frames += states.shape[1]
     mean = total / frames
-    return mean.float(), (square / frames - mean**2).clamp(min=0).sqrt().clamp(min=FLOOR).float()
+    return mean.float(), 1 / (square / frames - mean**2).clamp(min=0).sqrt().clamp(min=FLOOR).float()
 
 
 def finetune(
@@ -296,8 +299,8 @@ UNDECIDING = ("log_every", "save_every")  # when dev is looked at decides which 
 def parameter_groups(module: CtcTuning, recipe: Recipe, peak_rate: float) -> list[dict]:
     """Head, mix and encoder, each with what multiplies the encoder's learning rate."""
     parts = (
-        (module.head.head, recipe.head_rate),
-        (module.head.mix, recipe.mix_rate),
+        (module.head.stack.mixed, recipe.head_rate),
+        (module.head.stack.mix, recipe.mix_rate),
         (module.upstream, peak_rate),
     )
     groups = [
@@ -331,8 +334,10 @@ def write_encoder(folder: Path, upstream: catalog.Upstream, model: CtcTuning) ->
     return path
 
 
-def write_head(folder: Path, model: CtcTuning, data: Labelled, *, task: str, head: str, upstream) -> None:
-    """The head as `head.safetensors`, and in `head.json` what it needs.
+def write_head(
+    folder: Path, model: CtcTuning, data: Labelled, *, task: str, head: str, rate: float, upstream: dict
+) -> None:
+    """The head as any other that is saved.
 
     Args:
         folder: of the run.
@@ -340,22 +345,15 @@ def write_head(folder: Path, model: CtcTuning, data: Labelled, *, task: str, hea
         data: that it was trained on.
         task: its name.
         head: a file of heads/.
-        upstream: the trained encoder as it was written.
+        rate: learning rate of the head.
+        upstream: how to load the trained encoder, and its `weights_hash`.
     """
-    about = {
-        "format": "wavbench-head-1",
-        "task": task,
-        "head": head,
-        "layers": MIX,
-        "layer_weights": model.head.mix.weights()[0].tolist(),
-        "vocabulary": list(data.objective.vocabulary.symbols),
-        "upstream": upstream.weights_hash,
-        "labels": data.labels_hash,
-    }
-    _write_state(folder / "head.safetensors", model.head)
-    temporary = temporary_in(folder, ".json")
-    temporary.write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n")
-    os.replace(temporary, folder / "head.json")
+    top, symbols = model.head, data.objective.vocabulary.symbols
+    layers = tuple(range(len(top.shift)))
+    saved = Head(top.stack, layers, symbols, shift=top.shift, scale=top.scale, rate=rate)
+    about = {"labels": data.labels_hash, "minutes": round(data.train_minutes, 2)}
+    objective = type(data.objective).__name__
+    save_heads(folder, [saved], task=task, objective=objective, name=head, upstream=upstream, about=about)
 
 
 @torch.no_grad()

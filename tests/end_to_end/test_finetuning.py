@@ -21,6 +21,7 @@ from small_training import SMALL, shrunk
 
 from wavbench.benchmark import cli
 from wavbench.benchmark.record import read_record
+from wavbench.downstream.saved import load_heads
 from wavbench.upstream import catalog
 from wavbench.upstream.checkpoints import write_checkpoint
 
@@ -79,17 +80,21 @@ def test_a_run_leaves_a_record_an_upstream_and_a_head(
     # What was trained opens as any other upstream, and with the head beside it gives what the record says.
     tuned = catalog.load(str(folder))
     about = json.loads((folder / "head.json").read_text())
-    assert about["upstream"] == tuned.weights_hash != record.checkpoint_hash
-    assert about["vocabulary"] == ["a", "p", "t"]
+    assert about["upstream"]["weights_hash"] == tuned.weights_hash != record.checkpoint_hash
+    saved = load_heads(folder)
+    assert (saved.task, saved.objective, saved.name, saved.layers) == ("pr", "Ctc", "linear", (0, 1, 2))
+    symbols = saved.heads[0].symbols
+    assert symbols == ("a", "p", "t")
     head = load_file(folder / "head.safetensors")
     id = table.index[table["split"] == "test"][0]
     states = tuned.extract(corpus.parent / table.loc[id, "audio"]).states[0]
-    mixed = head["mix.logits"].softmax(1)[0] @ ((states - head["shift"][:, None]) / head["scale"][:, None]).flatten(1)
-    hidden = mixed.view(states.shape[1:]) @ head["head.project.weight"][0] + head["head.project.bias"][0]
-    best = (hidden @ head["head.classify.weight"][0] + head["head.classify.bias"][0]).argmax(1).tolist()
+    head = {name.removeprefix("0."): tensor for name, tensor in head.items()}
+    mixed = head["mix.logits"].softmax(1)[0] @ ((states - head["shift"]) * head["scale"]).flatten(1)
+    hidden = mixed.view(states.shape[1:]) @ head["mixed.project.weight"][0] + head["mixed.project.bias"][0]
+    best = (hidden @ head["mixed.classify.weight"][0] + head["mixed.classify.bias"][0]).argmax(1).tolist()
     said = [best[k] for k in range(len(best)) if best[k] and (k == 0 or best[k] != best[k - 1])]
     predictions = pd.read_csv(path.with_suffix(".predictions.csv"), dtype=str, keep_default_na=False).set_index("id")
-    assert predictions.loc[id, "hypothesis"].split() == [about["vocabulary"][symbol - 1] for symbol in said]
+    assert predictions.loc[id, "hypothesis"].split() == [symbols[symbol - 1] for symbol in said]
 
     again = wavbench(*words(corpus, upstream, tmp_path, "labels=0.05min", "adaptation=lora"))
     assert again.made("record") == [path]

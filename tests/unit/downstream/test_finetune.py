@@ -191,7 +191,7 @@ def test_exactly_what_is_to_be_trained_has_changed(kind: str, corpus: Path, tmp_
     assert different == wanted[kind]
     assert (
         result.parameters
-        == sum(p.numel() for p in [*result.model.head.head.parameters(), *result.model.head.mix.parameters()])
+        == sum(p.numel() for p in result.model.head.stack.parameters())
         + {
             "full": sum(began[name].numel() for name in wanted["full"]) + SMALL.dim,
             "partial": sum(began[name].numel() for name in wanted["partial"]) + SMALL.dim,
@@ -199,7 +199,7 @@ def test_exactly_what_is_to_be_trained_has_changed(kind: str, corpus: Path, tmp_
             "frozen": 0,
         }[kind]
     )
-    assert result.model.head.mix.logits.abs().sum() > 0
+    assert result.model.head.stack.mix.logits.abs().sum() > 0
 
 
 def test_the_encoder_is_not_touched_while_the_head_is_trained_alone(corpus: Path, tmp_path: Path) -> None:

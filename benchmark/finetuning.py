@@ -193,7 +193,8 @@ def _train_and_score(run: _Run) -> None:
     if not first:
         return
     trained = time.monotonic() - clock
-    encoder = load(str(tuning.write_encoder(run.folder, upstream, tuned.model)), device=run.config.device)
+    path = tuning.write_encoder(run.folder, upstream, tuned.model)
+    encoder = load(str(path), device=run.config.device)
     tuning.write_head(
         run.folder,
         tuned.model,
@@ -201,7 +202,7 @@ def _train_and_score(run: _Run) -> None:
         task=run.config.task,
         head=HEAD,
         rate=run.config.head_rate,
-        upstream={"name": encoder.name, "weights_hash": encoder.weights_hash},
+        upstream={"name": path.name, "weights_hash": encoder.weights_hash},  # beside it, wherever both are moved
     )
     scores = tuning.score(
         encoder, tuned.model.head, run.data, lambda done, total: display.progress("scoring test", done, total)

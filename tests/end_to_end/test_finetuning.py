@@ -96,6 +96,11 @@ def test_a_run_leaves_a_record_an_upstream_and_a_head(
     predictions = pd.read_csv(path.with_suffix(".predictions.csv"), dtype=str, keep_default_na=False).set_index("id")
     assert predictions.loc[id, "hypothesis"].split() == [symbols[symbol - 1] for symbol in said]
 
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    heard = wavbench("transcribe", corpus.parent / table.loc[id, "audio"], f"head={moved}", "json=true")
+    assert heard.code == 0, heard
+    assert json.loads(heard.lines[-1])["text"].split() == predictions.loc[id, "hypothesis"].split()
+
     again = wavbench(*words(corpus, upstream, tmp_path, "labels=0.05min", "adaptation=lora"))
     assert again.made("record") == [path]
     assert "step" not in again.out

@@ -14,6 +14,8 @@ from wavbench.benchmark.display import Display
 from wavbench.benchmark.loading import check_seed, load_upstream
 from wavbench.upstream.errors import UserError
 
+BUILT = Path("corpora")  # folder of corpora that wavbench makes itself
+
 
 @dataclass(frozen=True)
 class Source:
@@ -93,8 +95,10 @@ def source_of(cell: schemas.SweepCell, config: schemas.Sweep) -> Source:
     if cell.manifest:
         return Source(corpora / cell.manifest)
     module = load_corpus(cell.corpus)
-    if not hasattr(module, "read"):
-        raise UserError(f"{cell.corpus} is not imported", remedy="give its manifest")
+    if not hasattr(module, "read"):  # one that is built, where `wavbench corpus build` builds it
+        if cell.options:
+            raise UserError(f"{cell.corpus} has no options", where=f"experiment {config.experiment}")
+        return Source(BUILT / cell.corpus / "manifest.csv", corpus=cell.corpus)
     reader = inspect.signature(module.read).parameters
     known = {o.name: o.default for o in list(reader.values())[1:] if o.name != "into"}
     unknown = [name for name in cell.options if name not in known]
@@ -278,6 +282,8 @@ def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
                 remedy="give corpora=FOLDER, the folder that they lie in",
             )
         return source
+    if source.place is None:
+        return _built(source, display)
     if source.manifest.is_file():
         found = description_of(source.manifest)
         same = found.get("corpus") == source.corpus and found.get("options") == _texts(source.options)
@@ -313,6 +319,19 @@ def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
     for note in made.notes:
         display.say(f"note: {note}")
     return replace(source, root=made.root)
+
+
+def _built(source: Source, display: Display) -> Source:
+    """A corpus that wavbench makes itself, made now where it is not there."""
+    from wavbench.upstream.corpus import load_corpus
+
+    if not source.manifest.is_file():
+        display.say(f"building {source.corpus} in {source.manifest.parent}")
+        load_corpus(source.corpus).manifest(
+            source.manifest.parent,
+            progress=lambda done, total: display.progress(f"building {source.corpus}", done, total),
+        )
+    return source
 
 
 def _same_lexicon(path: Path | None, found: dict) -> bool:

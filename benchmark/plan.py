@@ -1,10 +1,13 @@
 """What an experiment would take: corpora, upstreams, disk and time, before anything is done.
 
-Disk is arithmetic and exact to a few percent. Time is operations by what this machine multiplies in a second, at the
-shares of that which extraction and heads were measured to reach: right to a factor of two, which is what it is for.
+Disk is arithmetic and exact to a few percent. Time of extraction is operations by what this machine multiplies in a
+second, at the share of that which extraction was measured to reach; time of heads is that of one update of each, taken
+here and now. Together right to a factor of two, which is what it is for.
 """
 
+import functools
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +16,13 @@ from wavbench.benchmark import schemas
 from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
 from wavbench.benchmark.display import duration
 from wavbench.benchmark.experiment import Source, layers_of, share, upstream_name
+from wavbench.downstream.fold import statistics_of
+from wavbench.downstream.spec import Task
 from wavbench.upstream.errors import UserError
 
 EXTRACTION_SHARE = 0.8  # of the machine's products, that a forward pass reaches with decoding and storing
-HEAD_SHARE = 0.15  # of them, that small heads reach
-HIDDEN = 256  # width of SUPERB's projector, which most heads have
+TIMED_FRAMES = 800  # that an update is timed with; longer ones take as many times more
+OUTPUTS = 40  # classes of a head that is timed
 MEAN_SECONDS = 10.0  # of an utterance whose length nobody knows
 STATISTICS = 1.02  # a store of frames holds means and deviations beside them
 
@@ -62,7 +67,6 @@ class Shape:
 
 def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
     """Print it; the exit code is 0 whether or not everything is there."""
-    from wavbench.downstream.fold import statistics_of
     from wavbench.downstream.spec import find_protocol, load_task
 
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
@@ -74,7 +78,8 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
         for protocol in c.protocols
         if statistics_of(load_task(c.task).chosen(find_protocol(protocol), c.head)) is None
     }
-    cells = sum(len(cell.protocols) for cell in config.cells) * len(config.upstreams) * len(config.head_seeds)
+    runs = sum(len(cell.protocols) * len(config.head_seeds[: cell.seeds or None]) for cell in config.cells)
+    cells = runs * len(config.upstreams)
     print(f"plan of {config.experiment}: {cells} cells, {len(config.upstreams)} upstreams, {len(sizes)} corpora\n")
     _print(
         ["corpus", "utterances", "hours", "status"],
@@ -86,14 +91,14 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
         for name, x in shapes.items()
     ]  # fmt: skip
     _print(["upstream", "parameters", "states", "frames", "per second", "licence; pretrained on"], rows)
-    rows, disk, time = [], 0.0, 0.0
+    rows, disk, total = [], 0.0, 0.0
     for source, size in sizes.items():
         for name, shape in shapes.items():
             frames = source.manifest in framed
             here = store_bytes(shape, size, frames)
             known = bool(size.hours if frames else size.hours or size.utterances)
             seconds = size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
-            disk, time = disk + here, time + seconds
+            disk, total = disk + here, total + seconds
             rows.append(
                 [
                     source.manifest.stem,
@@ -109,16 +114,18 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
         for protocol in cell.protocols:
             task = load_task(cell.task).chosen(find_protocol(protocol), cell.head)
             budget, part = task.budget, share(cell.budget * config.budget)
-            seconds = len(config.head_seeds) * sum(
-                part * _head_seconds(budget, sizes[source], shape, statistics_of(task), cell.layers, rate)
-                for shape in shapes.values()
-            )
-            time += seconds
-            rates = f"{len(budget.learning_rates)} rates x {int(part * budget.updates):,} updates of {budget.batch}"
-            rows.append([cell.task, source.manifest.stem, protocol, cell.layers, rates, duration(seconds)])
-    _print(["task", "corpus", "protocol", "layers", "heads of one upstream", "all upstreams"], rows)
+            seeds = len(config.head_seeds[: cell.seeds or None])
+            each = [part * head_seconds(task, sizes[source], shape, cell.layers) for shape in shapes.values()]
+            total += seeds * sum(each)
+            rates = f"{len(budget.learning_rates)} rates x "
+            rates += f"{int(part * budget.search):,} + " if budget.search else ""
+            rates += f"{int(part * budget.updates):,} updates of {budget.batch}"
+            name = f"{cell.task} {task.head}"
+            took = duration(seeds * sum(each))
+            rows.append([name, source.manifest.stem, protocol, cell.layers, str(seeds), rates, took])
+    _print(["task, head", "corpus", "protocol", "layers", "seeds", "heads of one upstream", "all upstreams"], rows)
     free = shutil.disk_usage(_existing(Path(config.stores))).free
-    print(f"in all: {_bytes(disk)} of disk ({_bytes(free)} free), about {duration(time)} on {config.device} here")
+    print(f"in all: {_bytes(disk)} of disk ({_bytes(free)} free), about {duration(total)} on {config.device} here")
     if disk > free:
         print("too large for the disk: stores=FOLDER elsewhere, only=NAME for one upstream after another, tasks=NAME")
     absent = [source.manifest.stem for source, size in sizes.items() if not size.there]
@@ -142,6 +149,8 @@ def size_of(source: Source) -> Size:
         return Size(0, 0.0, f"missing: {source.manifest}", False)
     module = load_corpus(source.corpus)
     corpus = module.corpus
+    if source.place is None:
+        return Size(0, corpus.hours, f"to be built in {source.manifest.parent}", True)
     try:
         reading = module.read(source.place, **dict(source.options))
     except UserError as error:
@@ -233,15 +242,56 @@ def _published(baseline: Baseline):
     return SimpleNamespace(num_states=config.num_hidden_layers + 1, dim=config.hidden_size, frame_rate=50.0)
 
 
-def _head_seconds(budget, size: Size, shape: Shape, statistics, layers: str, rate: float) -> float:
-    """Of the heads of one upstream: the mix reads all layers, each single layer itself; training is three passes."""
-    chosen = layers_of(layers)
-    heads = 1 if chosen == "mix" else shape.states + 1 if chosen == "all" else len(chosen)
+def head_seconds(task: Task, size: Size, shape: Shape, layers: str) -> float:
+    """Of all heads of one upstream and seed: the searches for a learning rate, and the training."""
+    chosen, budget = layers_of(layers), task.budget
+    mixed = int(chosen in ("mix", "all"))
+    single = shape.states if chosen == "all" else 0 if chosen == "mix" else len(chosen)
     seconds = size.hours * 3600 / size.utterances if size.utterances and size.hours else MEAN_SECONDS
-    frames = budget.batch * (1 if statistics else seconds * shape.frame_rate)
-    mix = shape.states * shape.dim if chosen in ("mix", "all") else 0
-    per_update = 6 * frames * (mix + heads * shape.dim * HIDDEN)
-    return len(budget.learning_rates) * budget.updates * per_update / (rate * HEAD_SHARE)
+    if budget.crop:
+        seconds = min(seconds, budget.crop)
+    frames = budget.frames or budget.batch * (1 if statistics_of(task) else seconds * shape.frame_rate)
+    each = frames * frame_seconds(task.head, shape.states, shape.dim, mixed, single)
+    rates = len(budget.learning_rates)
+    heads = rates * budget.search + budget.updates if budget.search else rates * budget.updates
+    return heads * each
+
+
+@functools.cache
+def frame_seconds(head: str, states: int, dim: int, mixed: int, single: int) -> float:
+    """One update of a head of each layer choice by the frames (or utterances) in it, timed here."""
+    import numpy as np
+    import torch
+
+    from wavbench.downstream.fit import HeadStack, StackedAdam, one_thread
+    from wavbench.downstream.fold import head_of
+
+    module = head_of(head)
+    pooled = getattr(module, "STATISTICS", None)
+    rows = 64 if pooled else TIMED_FRAMES
+    width = dim * len(pooled) if pooled else dim
+    model = HeadStack(mixed, list(range(single)), states, lambda n: module.build(n, width, OUTPUTS), width)
+    optimisers = [StackedAdam(own, [1e-4] * len(own[0])) for own in model.head_parameters()]
+    lengths = np.array([rows // 4] * 4)
+
+    def update() -> None:
+        features = torch.randn(states, rows, width)
+        if hasattr(model.one, "takes_symbols"):
+            given = torch.zeros(4, rows // 8, dtype=torch.long)
+            outputs = [part(seen, torch.from_numpy(lengths), given) for part, seen in model.parts(features)]
+        else:
+            outputs = [model.trained(model(features, lengths))]
+            if hasattr(model.one, "speakers"):
+                outputs.append(model.stacked("speakers"))
+        sum(output.square().mean() for output in outputs).backward()
+        for optimiser in optimisers:
+            optimiser.step()
+
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        update()
+        began = time.perf_counter()
+        update()
+        return (time.perf_counter() - began) / rows
 
 
 def _existing(path: Path) -> Path:

@@ -164,7 +164,7 @@ class StackedAdam:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Heads are small: on a busy machine two threads that wait for each other were ten times slower than one.
 
     Cells run side by side instead (`wavbench sweep workers=N`).
@@ -192,7 +192,7 @@ class Fit:
     updates: np.ndarray
 
 
-@_one_thread()
+@one_thread()
 def fit(
     model: HeadStack,
     objective,
@@ -322,7 +322,7 @@ def batch_order(rows: np.ndarray, size: int, seed: int):
 
 
 @torch.inference_mode()
-@_one_thread()
+@one_thread()
 def decode_rows(model: HeadStack, batches, rows: np.ndarray, heads: Sequence[int], look: Callable):
     """What some heads make of rows, a batch at a time so that memory stays small.
 

@@ -18,12 +18,12 @@ task = Task(
     metric=WORD_ERROR_RATE,
     # the width of bands is a share of the channels, so that filterbanks lose as much as transformers' states
     budget=Budget(
-        updates=1_500,
-        batch=16,
-        evaluate_every=150,
+        updates=3_000,
+        batch=8,  # of 4 s at 50 Hz; utterances of like length, so that what counts are the frames
+        evaluate_every=300,
         learning_rates=(1e-3, 3.2e-3),
-        search=300,
-        frames=3_200,
+        search=400,
+        frames=1_600,
         augment=Augment(time_width=20),
     ),
     heads={"linear": Budget(updates=2_000, batch=16, evaluate_every=200, learning_rates=(1e-3, 3.2e-3, 1e-2))},

@@ -16,6 +16,6 @@ task = Task(
     objective="Translate",
     head="translator",
     metric=BLEU,
-    budget=Budget(updates=1_200, batch=16, evaluate_every=150, learning_rates=(3.2e-4, 1e-3, 3.2e-3)),
+    budget=Budget(updates=1_200, batch=16, evaluate_every=150, learning_rates=(3.2e-4, 1e-3, 3.2e-3), search=150),
     source="Yang et al. 2021, SUPERB, ST (a smaller transformer, no vocabulary but characters, fewer beams)",
 )

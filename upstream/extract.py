@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from wavbench.upstream import claims
-from wavbench.upstream.audio import RESAMPLER, SAMPLE_RATE, AudioError, audio_hash, load_audio
+from wavbench.upstream.audio import RESAMPLER, SAMPLE_RATE, AudioError, audio_hash
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.extraction_plan import Plan, blocks, check_space, durations
+from wavbench.upstream.extraction_plan import Plan, blocks, check_space, durations, row_bytes, ways_out
 from wavbench.upstream.inference import WHOLE_SECONDS, Pending
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.recordings import Shape, write_recording
+from wavbench.upstream.row_states import samples_of, segment_of, states_of
 from wavbench.upstream.shards import AudioStamp, Writer, check_states, read_rows
 from wavbench.upstream.store import Fingerprint, Info, Store, check_fingerprint, create_store, read_header, seal
 
@@ -178,15 +179,14 @@ class _Job:
         while not probe.exists():
             probe = probe.parent
         size = sum(self.row_bytes(self.seconds[row]) for row in todo)
-        return Plan(len(self.ids), todo, size, shutil.disk_usage(probe).free)
+        ways = ways_out(
+            self.fingerprint, self.upstream.dim, self.upstream.frame_rate, self.seconds[list(todo)].tolist()
+        )
+        return Plan(len(self.ids), todo, size, shutil.disk_usage(probe).free, ways)
 
     def row_bytes(self, seconds: float) -> int:
         """Bytes that an utterance takes in the store."""
-        states = len(self.fingerprint.layers) * self.upstream.dim
-        pooled = states * 8  # mean and deviation, float32
-        if self.fingerprint.kind == "mean":
-            return pooled
-        return pooled + int(seconds * self.upstream.frame_rate) * states * np.dtype(self.fingerprint.dtype).itemsize
+        return row_bytes(self.fingerprint, self.upstream.dim, self.upstream.frame_rate, seconds)
 
     def scan(self) -> None:
         """Take in the shards that were published since the last look."""
@@ -217,8 +217,7 @@ class _Job:
         return now.size == stamp.size and now.size >= 0 and audio_hash(self.manifest.audio_path(row)) == stamp.hash
 
     def _stamp(self, row: int, hashed: bool = True) -> AudioStamp:
-        path, table = self.manifest.audio_path(row), self.manifest.table
-        start, end = (float(table[name].iat[row]) if name in table else np.nan for name in ("start", "end"))
+        path, (start, end) = self.manifest.audio_path(row), segment_of(self.manifest, row)
         try:
             stat = os.stat(path)
             return AudioStamp(audio_hash(path) if hashed else "", stat.st_size, stat.st_mtime_ns, start, end)
@@ -233,14 +232,7 @@ class _Job:
         """A row's samples, or the reason why there are none."""
         stamp = self._stamp(row)
         try:
-            samples = load_audio(self.manifest.audio_path(row), stamp.start, stamp.end)
-            if len(samples) < self.upstream.min_samples:
-                need = 1000 * self.upstream.min_samples / SAMPLE_RATE
-                raise AudioError(f"it is shorter than one frame of {self.upstream.name} ({need:g} ms)")
-            if self.upstream.max_samples and len(samples) > self.upstream.max_samples:
-                most = self.upstream.max_samples / SAMPLE_RATE
-                raise AudioError(f"it is longer than the {most:g} s that {self.upstream.name} sees; cut it")
-            return row, samples, stamp
+            return row, samples_of(self.upstream, self.manifest, row), stamp
         except AudioError as error:
             return row, str(error), stamp
 
@@ -256,7 +248,7 @@ class _Job:
         limit = WHOLE_SECONDS * SAMPLE_RATE
         batch = [(row, samples, stamp) for row, samples, stamp in sound if len(samples) <= limit]
         if batch:
-            pending = self._run([samples for _, samples, _ in batch])
+            pending = states_of(self.upstream, [samples for _, samples, _ in batch], self.fingerprint.layers)
             behind.do(self._store, [row in self.done for row, _, _ in batch], batch, pending)
             self.done.update(row for row, _, _ in batch)
         for row, samples, stamp in sound:
@@ -271,21 +263,6 @@ class _Job:
         """Have all that was added to the writer published, behind what is still to be stored."""
         behind.do(self.writer.publish, key, time.monotonic() - self.began)
         self.began = time.monotonic()
-
-    def _run(self, waveforms: list[Tensor]) -> list[Pending]:
-        """The batch, or its halves where it does not fit into the memory of the GPU."""
-        try:
-            return [self.upstream.batch(waveforms, self.fingerprint.layers)]
-        except torch.OutOfMemoryError as error:
-            if len(waveforms) == 1:
-                raise UserError(
-                    f"an utterance of {len(waveforms[0]) / SAMPLE_RATE:.1f} s exceeds the device's memory",
-                    why=str(error).split("\n")[0],
-                    remedy="precision=bf16, fewer layers, device=cpu, or cut it with the manifest's start and end",
-                ) from None
-        torch.cuda.empty_cache()
-        half = len(waveforms) // 2
-        return [*self._run(waveforms[:half]), *self._run(waveforms[half:])]
 
     def _store(self, had: Sequence[bool], sound: Sequence[tuple], pending: Sequence[Pending]) -> None:
         states = itertools.chain.from_iterable(part.result() for part in pending)

@@ -4,8 +4,8 @@ Blocks and batches are a pure function of the manifest's rows, never of what is 
 computes the missing rows in the batches of an uninterrupted run, and so to the same last bit.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from wavbench.upstream.audio import MAX_SECONDS
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import Manifest
+from wavbench.upstream.store import Fingerprint
 
 BLOCK_SECONDS = 1_800.0  # of audio: bounds a block of a pooled store, which would otherwise be the whole corpus
 
@@ -26,21 +27,68 @@ class Plan:
         todo: positions of those that the store lacks, or has of other audio.
         todo_bytes: size of the states that will be written.
         free_bytes: of the disk that the store lies on.
+        ways: sizes of smaller stores of the same rows, by what has to be said for them.
     """
 
     rows: int
     todo: tuple[int, ...]
     todo_bytes: int
     free_bytes: int
+    ways: Mapping[str, int]
+
+
+def row_bytes(fingerprint: Fingerprint, dim: int, frame_rate: float, seconds: float) -> int:
+    """Bytes that an utterance takes in a store.
+
+    Args:
+        fingerprint: of the store.
+        dim: width of a state.
+        frame_rate: Hz.
+        seconds: of the utterance.
+    """
+    states = len(fingerprint.layers) * dim
+    pooled = states * 8  # mean and deviation, float32
+    if fingerprint.kind == "mean":
+        return pooled
+    scales = states * 4 if fingerprint.dtype == "int8" else 0
+    return pooled + scales + int(seconds * frame_rate) * states * np.dtype(fingerprint.dtype).itemsize
+
+
+def ways_out(fingerprint: Fingerprint, dim: int, frame_rate: float, seconds: Sequence[float]) -> dict[str, int]:
+    """What to say for a smaller store of some rows, and its bytes, largest first.
+
+    Args:
+        fingerprint: of the store that is too large.
+        dim: width of a state.
+        frame_rate: Hz.
+        seconds: of each row.
+    """
+    layers, ways = fingerprint.layers, {}
+    if fingerprint.kind == "frames" and fingerprint.dtype != "int8":
+        ways["dtype=int8"] = replace(fingerprint, dtype="int8")
+    if len(layers) > 1:
+        ways[f"layers={layers[len(layers) // 2]}"] = replace(fingerprint, layers=layers[:1])
+    if fingerprint.kind == "frames":
+        ways["pool=mean"] = replace(fingerprint, kind="mean", dtype="float32")
+    sizes = {way: sum(row_bytes(other, dim, frame_rate, s) for s in seconds) for way, other in ways.items()}
+    return dict(sorted(sizes.items(), key=lambda way: -way[1])) | {"features=streamed": 0}
+
+
+MEANT = {
+    "dtype=int8": "8 bits a number",
+    "pool=mean": "means over frames, which `wavbench run` takes by itself where the head allows it",
+    "features=streamed": "of `wavbench run`: states computed whenever a head wants them",
+}
 
 
 def check_space(path: Path, plan: Plan) -> None:
     """Raise a UserError when what is left to write does not fit on the disk."""
     if plan.todo_bytes > plan.free_bytes:
+        ways = [f"{way} ({size / 1e9:.2f} GB: {MEANT.get(way, 'one layer')})" for way, size in plan.ways.items()]
         raise UserError(
             f"the features need {plan.todo_bytes / 1e9:.2f} GB and the disk has {plan.free_bytes / 1e9:.2f} GB free",
             where=path,
-            remedy="give another stores= folder, fewer layers (layers=4,8), or pool=mean where the head allows it",
+            remedy=f"give another stores= folder, or {', '.join(ways)}",
         )
 
 

@@ -26,7 +26,7 @@ from wavbench.upstream.audio_index import audio_hashes
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import extract, fingerprint_of, store_path
-from wavbench.upstream.extraction_plan import BLOCK_SECONDS, Plan, blocks, durations
+from wavbench.upstream.extraction_plan import BLOCK_SECONDS, Plan, blocks, durations, ways_out
 from wavbench.upstream.features import Features
 from wavbench.upstream.manifest import Manifest, read_manifest
 from wavbench.upstream.shards import Rows, read_rows
@@ -446,8 +446,22 @@ def test_too_little_disk_is_refused_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 10**12 - 1_000, 1_000))
     with pytest.raises(UserError, match=r"the disk has 0\.00 GB free") as error:
         run(corpus, path)
-    assert "pool=mean" in error.value.remedy
     assert not path.exists()
+    seconds, remedy = durations(read_manifest(corpus)), error.value.remedy
+    values = sum(int(second * 50) for second in seconds) * DIM  # of one state
+    pooled = 12 * DIM * 8
+    sizes = {
+        "dtype=int8": STATES * (values + 12 * DIM * 4 + pooled),
+        "layers=1": 4 * values + pooled,
+        "pool=mean": STATES * pooled,
+        "features=streamed": 0,
+    }
+    fingerprint = fingerprint_of(toy(), None, False, "float32")
+    assert ways_out(fingerprint, DIM, 50.0, seconds.tolist()) == sizes
+    for way, size in sizes.items():
+        assert f"{way} ({size / 1e9:.2f} GB" in remedy
+    pooled_store = fingerprint_of(toy(), [1, 2], True, "float16")
+    assert ways_out(pooled_store, DIM, 50.0, [1.0]) == {"layers=2": DIM * 8, "features=streamed": 0}
 
 
 def test_a_header_that_promises_years_does_not_count_against_the_disk(corpus: Path, path: Path) -> None:

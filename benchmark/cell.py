@@ -23,6 +23,7 @@ from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.store import Fingerprint
 
 ALL = "all"  # the mix and every layer
+STORED, STREAMED = "stored", "streamed"
 OPTIONAL = ("speaker", "start", "end")  # columns beyond a task's own that a result depends on
 
 
@@ -39,6 +40,9 @@ class Cell:
         protocol: "clean" or "superb".
         head: a file of downstream/heads; the task's own where empty.
         lm: language model that transcripts are decoded with once more; None for none.
+        units: pieces of words that translations are written in; 0 for characters.
+        features: "stored", or "streamed": computed whenever a head wants them, with nothing on disk.
+        dtype: of stored frames: "float16", "float32" or "int8"; streamed ones are float32.
         save: folder that the trained head is written to; None for nowhere.
         loaded: how the upstream was asked for besides its name, for those who load it again.
         keep_frames: extract frames even where the task pools, because another cell will need them.
@@ -52,6 +56,9 @@ class Cell:
     protocol: str = "clean"
     head: str = ""
     lm: Model | None = None
+    units: int = 0
+    features: str = STORED
+    dtype: str = "float16"
     save: Path | None = None
     loaded: tuple[tuple[str, object], ...] = ()
     keep_frames: bool = False
@@ -89,6 +96,8 @@ class Plan:
     def key(self, choice: str | int) -> str:
         # what is younger than the first records is part of the key only where it is set
         young = {} if self.cell.lm is None else {"lm": self.lm_hash}
+        young |= {"units": self.cell.units} if self.cell.units else {}
+        young |= {"streamed": True} if self.cell.features == STREAMED else {}
         return key_of(
             young
             | {
@@ -134,7 +143,13 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
         raise UserError(f"task {cell.task} takes no trials", remedy="leave trials= out")
     trials = read_trials(cell.trials) if cell.trials is not None else None
     pooled = statistics_of(task) is not None
-    fingerprint = fingerprint_of(upstream, None, pooled, "float16")
+    if cell.features not in (STORED, STREAMED):
+        raise UserError(f"features={cell.features} is not known", remedy="features=stored, or features=streamed")
+    dtype = "float32" if cell.features == STREAMED else cell.dtype
+    if cell.features == STREAMED and cell.dtype == "int8":
+        raise UserError("streamed features are float32", remedy="leave dtype= out, or features=stored")
+    fingerprint_of(upstream, None, False, cell.dtype)  # refuses types that there are not, for pooled tasks, too
+    fingerprint = fingerprint_of(upstream, None, pooled, dtype)
     usable = with_targets(manifest, task)
     splits_of(usable, task, protocol)
     folder = store_path(paths.stores, manifest, upstream, fingerprint).parent
@@ -153,6 +168,8 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
         raise UserError(
             f"save= takes one head, and {len(choices)} would be trained", remedy="layers=mix, or one number"
         )
+    if cell.units and task.objective != "Translate":
+        raise UserError(f"task {cell.task} writes no pieces of words", remedy="leave units= out")
     if cell.lm is not None and task.objective != "Transcribe":
         raise UserError(f"task {cell.task} has no words to decode with a language model", remedy="leave lm= out")
     lm_hash = key_of(asdict(cell.lm) | contents_of(cell.lm)) if cell.lm else ""

@@ -85,6 +85,9 @@ def run(config: schemas.Run) -> int:
         protocol=config.protocol,
         head=config.head,
         lm=language_model(config),
+        units=config.units,
+        features=config.features,
+        dtype=config.dtype,
         save=Path(config.save) if config.save else None,
         loaded=tuple((key, getattr(config, key)) for key in ("weights", "seed", "revision")),
     )

@@ -149,7 +149,7 @@ def _with_lexicons(sources: list[Source]) -> list[Source]:
 
 def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
     """The cells of an experiment with what they run on, those of one upstream together: it is loaded once."""
-    from wavbench.benchmark.cell import Cell
+    from wavbench.benchmark.cell import STORED, Cell
     from wavbench.benchmark.sweep import Job
     from wavbench.downstream.fold import statistics_of
     from wavbench.downstream.spec import find_protocol, load_task
@@ -160,7 +160,8 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
         source.manifest
         for cell, source in pairs
         for protocol in cell.protocols
-        if statistics_of(load_task(cell.task).chosen(find_protocol(protocol), cell.head)) is None
+        if cell.features == STORED
+        and statistics_of(load_task(cell.task).chosen(find_protocol(protocol), cell.head)) is None
     }
     return [
         Job(
@@ -176,7 +177,10 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
                 trials=_trials(cell, source, Path(config.corpora)),
                 protocol=protocol,
                 head=cell.head,
+                units=cell.units,
                 lm=Model(ngrams=lm_of(cell, config)) if cell.lm else None,
+                features=cell.features,
+                dtype=cell.dtype,
                 keep_frames=source.manifest in framed,
             ),
         )

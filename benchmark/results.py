@@ -9,22 +9,28 @@ from pathlib import Path
 import pandas as pd
 
 from wavbench.benchmark import record as records
-from wavbench.benchmark.cell import Paths, Plan
+from wavbench.benchmark.cell import STORED, Paths, Plan
 from wavbench.benchmark.record import Record, hashed, key_of, write_record
 from wavbench.benchmark.stats import interval
+from wavbench.downstream.batches import Readable
 from wavbench.downstream.metrics import METRICS, equal_error_threshold, signature
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import Result
 from wavbench.downstream.saved import save_heads
 from wavbench.downstream.splits import fold_column
 from wavbench.upstream.manifest import Manifest
-from wavbench.upstream.store import Store
 
 TEXT_COLUMNS = ("reference", "hypothesis", "hypothesis_lm")  # of a scores table; these go to the predictions file
 
 
 def write_result(
-    plan: Plan, paths: Paths, store: Store, table: pd.DataFrame, result: Result, started: datetime, fit_seconds: float
+    plan: Plan,
+    paths: Paths,
+    store: Readable,
+    table: pd.DataFrame,
+    result: Result,
+    started: datetime,
+    fit_seconds: float,
 ) -> Path:
     """One result as a record, its public scores and its private predictions.
 
@@ -86,6 +92,9 @@ def write_result(
             "upstream": plan.upstream.config,
             **({"signature": signature(metric.name)} if signature(metric.name) else {}),
             **({"lm": list(result.decoding)} if result.decoding else {}),
+            **({"units": plan.cell.units} if plan.cell.units else {}),
+            **({"features": plan.cell.features} if plan.cell.features != STORED else {}),
+            **({"dtype": plan.fingerprint.dtype} if plan.cell.dtype != "float16" else {}),
             "heard": list(plan.heard),  # corpora of this cell that the upstream was pretrained on
             "trials": False
             if plan.trials is None
@@ -124,6 +133,8 @@ def write_heads(plan: Plan, result: Result) -> None:
     upstream = plan.upstream
     scores = {"metric": plan.task.metric.name, "value": round(result.value, 4), "record": plan.key(result.layers)}
     about = {"corpus": plan.manifest.name, "protocol": plan.protocol.name, **scores}
+    if plan.cell.units:
+        about["units"] = plan.cell.units
     if plan.task.objective == "Verify":
         about["threshold"] = equal_error_threshold(result.scores)
     given = dict(plan.cell.loaded) | {"name": upstream.name, "weights_hash": upstream.weights_hash}

@@ -7,16 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from wavbench.benchmark import record as records
-from wavbench.benchmark.cell import Paths, Plan, with_targets
+from wavbench.benchmark.cell import STREAMED, Paths, Plan, with_targets
 from wavbench.benchmark.results import write_heads, write_result
+from wavbench.downstream.batches import Readable
 from wavbench.downstream.fold import trials_of
+from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import check_labels, probe, usable_rows
 from wavbench.downstream.saved import ABOUT
 from wavbench.downstream.splits import splits_of
+from wavbench.downstream.streamed import Streamed
 from wavbench.downstream.trials import write_trials
-from wavbench.upstream.extract import extract, fingerprint_of, store_path
+from wavbench.upstream.extract import extract, fingerprint_of, fits, store_path
 from wavbench.upstream.listener import Listener
-from wavbench.upstream.store import Store
 
 
 def missing(plan: Plan, paths: Paths) -> list[str | int]:
@@ -50,6 +52,7 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
             trials=plan.trials,
             protocol=plan.protocol,
             lm=plan.cell.lm,
+            units=plan.cell.units,
             progress=lambda done, total: listener.progress(f"training {name}", done, total),
         )
         seconds = (time.monotonic() - clock) / len(results)
@@ -64,13 +67,25 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
     return [paths.results / "runs" / f"{plan.key(choice)}.json" for choice in plan.choices]
 
 
-def store_for(plan: Plan, paths: Paths, listener: Listener) -> Store:
-    """The up-to-date store that a cell reads: a frame store where there is or will be one, since it holds means too."""
-    frames = fingerprint_of(plan.upstream, None, False, "float16")
+def store_for(plan: Plan, paths: Paths, listener: Listener) -> Readable:
+    """What a cell reads: an up-to-date store, or with features=streamed the upstream at work.
+
+    The store is one of frames where there is or will be one, since it holds means, too. Where all layers do not fit on
+    the disk and the cell wants some of them only, it holds those.
+    """
+    if plan.cell.features == STREAMED:
+        return _streamed(plan, paths, listener)
+    frames = fingerprint_of(plan.upstream, None, False, plan.cell.dtype)
     path = store_path(paths.stores, plan.manifest, plan.upstream, frames)
     pooled = plan.fingerprint.kind == "mean" and not plan.cell.keep_frames and not (path / "features.h5").is_file()
     if pooled:
         path = store_path(paths.stores, plan.manifest, plan.upstream, plan.fingerprint)
+    layers = None
+    single = not pooled and MIX not in plan.choices and not (path / "features.h5").is_file()
+    if single and not fits(path, frames, plan.manifest, plan.upstream):
+        layers = sorted(plan.choices)
+        frames = fingerprint_of(plan.upstream, layers, False, plan.cell.dtype)
+        path = store_path(paths.stores, plan.manifest, plan.upstream, frames)
 
     def announce(work) -> None:
         if work.todo:
@@ -84,15 +99,36 @@ def store_for(plan: Plan, paths: Paths, listener: Listener) -> Store:
         plan.upstream,
         plan.manifest,
         path,
+        layers=layers,
         pooled=pooled,
-        dtype="float16",
+        dtype=plan.cell.dtype,
         announce=announce,
         progress=lambda done, total: listener.progress(what, done, total),
     )
 
 
-def _keep_trials(plan: Plan, table: pd.DataFrame, store: Store) -> None:
+def _streamed(plan: Plan, paths: Paths, listener: Listener) -> Streamed:
+    """The upstream at work on the utterances of a cell."""
+    ids = with_targets(plan.manifest, plan.task)["id"].tolist()
+    pooled = plan.fingerprint.kind == "mean"
+    streamed = Streamed(
+        plan.upstream,
+        plan.manifest,
+        ids,
+        store_path(paths.stores, plan.manifest, plan.upstream, plan.fingerprint),
+        pooled=pooled,
+        progress=lambda done, total: listener.progress(f"decoding {plan.manifest.name}", done, total),
+        pooling=lambda done, total: listener.progress(f"computing means of {plan.manifest.name}", done, total),
+    )
+    if streamed.rejected:
+        first, reason = next(iter(streamed.rejected.items()))
+        listener.say(f"left out: {len(streamed.rejected)} utterances whose audio is refused ({first}: {reason})")
+    return streamed
+
+
+def _keep_trials(plan: Plan, table: pd.DataFrame, store: Readable) -> None:
     """Write the drawn trials beside the store, where anybody can take them for another toolkit."""
+    store.path.mkdir(parents=True, exist_ok=True)
     for split in splits_of(table, plan.task, plan.protocol):
         for part, trials in trials_of(table, split, None, plan.cell.seed).items():
             write_trials(trials, store.path / f"trials-{part}-{plan.cell.seed}.csv")

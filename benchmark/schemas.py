@@ -51,6 +51,9 @@ class Run:
     lm_unit: str = "word"  # what its tokens are: word, character
     lm_neural: str = ""  # folder of `wavbench lm kind=transformer`, to reorder the best hypotheses
     lm_closed: bool = False  # write words of the language model only
+    units: int = 0  # st: pieces of words that are written, made from train by sentencepiece; 0 for characters
+    features: str = "stored"  # streamed: computed whenever a head wants them, for stores that fit on no disk
+    dtype: str = "float16"  # of stored frames: float32, int8
     save: str = ""  # folder for the trained head, for transcribe, classify, verify and translate
     device: str = "cpu"
     stores: str = "features"
@@ -103,6 +106,9 @@ class SweepCell:
     protocols: list[str] = field(default_factory=lambda: ["clean"])  # superb
     trials: str = ""  # relative to `corpora`, or the name of a list of the corpus
     lm: str = ""  # asr: train, or an ARPA file relative to `corpora`
+    units: int = 0  # st: pieces of words that are written; 0 for characters
+    features: str = "stored"  # streamed
+    dtype: str = "float16"  # of stored frames: float32, int8
     seeds: int = 0  # the first so many of head_seeds; all where 0
 
 

@@ -1,21 +1,54 @@
-"""Features of a store as batches for a stack of heads, standardised by the train split.
+"""Features as batches for a stack of heads, standardised by the train split.
 
 Standardising (a fixed shift and scale per layer and dimension) makes one grid of learning rates serve upstreams whose
 states differ a hundredfold in size. It is affine, so an affine head can express the same functions as without.
 """
 
+import itertools
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wavbench.upstream.store import Store
+from wavbench.upstream.shards import Pooler
+from wavbench.upstream.store import Fingerprint
 
 SAMPLE = 400  # utterances that the statistics of frames are taken over
 FLOOR = 1e-4  # least deviation that is scaled up; below it a dimension is a constant with rounding noise
+AT_ONCE = 1 << 30  # bytes of frames that statistics are taken of in one piece
+
+Rows = Sequence[int] | np.ndarray
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What heads read features from: `upstream.store.Store`, or `streamed.Streamed`, where they are computed."""
+
+    path: Path
+    fingerprint: Fingerprint
+    layers: tuple[int, ...]
+    dim: int
+    frame_rate: float  # Hz
+    ids: list[str]
+    rows: Mapping[str, int]
+    lengths: np.ndarray  # frames of each utterance
+    rejected: Mapping[str, str]
+    extract_seconds: float
+
+    def row(self, id: str) -> int: ...
+
+    def need_frames(self, purpose: str) -> None: ...
+
+    def read_frames(self, rows: Rows, layers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def read_pooled(self, rows: Rows, layers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class PooledBatches:
@@ -32,7 +65,7 @@ class PooledBatches:
 
     def __init__(
         self,
-        store: Store,
+        store: Readable,
         ids: Sequence[str],
         layers: Sequence[int],
         statistics: Sequence[str],
@@ -65,7 +98,7 @@ class PooledBatches:
 
 
 class FrameBatches:
-    """Frames of whole utterances laid end to end; held in memory where they fit, else read from the store each time.
+    """Frames of whole utterances laid end to end; held in memory where they fit, else read or computed each time.
 
     Args:
         store: a frame store.
@@ -78,7 +111,7 @@ class FrameBatches:
 
     def __init__(
         self,
-        store: Store,
+        store: Readable,
         ids: Sequence[str],
         layers: Sequence[int],
         train: Int[np.ndarray, " rows"],
@@ -92,17 +125,15 @@ class FrameBatches:
         self.layers, self.dim, self.frame_rate = len(layers), store.dim, store.frame_rate
         ends = np.cumsum(self.lengths)
         self.starts = ends - self.lengths
-        size = int(ends[-1]) * self.layers * self.dim * 2
+        self.reading = threading.Lock()
         self.held = None
-        if size <= (_free_memory() // 2 if budget is None else budget):
+        if self._bytes(self.lengths) <= (free_memory() // 2 if budget is None else budget):
             self.held = torch.from_numpy(store.read_frames(self.places, self.chosen)[0])
         self.shift = self.scale = None
         if standardise:
             step = max(len(train) // SAMPLE, 1)
-            states, _ = self._raw(train[::step])
-            states = states.float()
-            self.shift = states.mean(dim=1, keepdim=True)
-            self.scale = 1 / states.std(dim=1, keepdim=True).clamp(min=FLOOR)
+            self.shift, deviation = self._moments(train[::step])
+            self.scale = 1 / deviation.clamp(min=FLOOR)
 
     def take(
         self, rows: Int[np.ndarray, " batch"]
@@ -117,19 +148,59 @@ class FrameBatches:
     def length(self, row: int) -> int:
         return int(self.lengths[row])
 
+    def _bytes(self, lengths: np.ndarray) -> int:
+        """Of the states of so many frames, as they are read."""
+        value = 2 if self.store.fingerprint.dtype == "float16" else 4
+        return int(lengths.sum()) * self.layers * self.dim * value
+
+    def _moments(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the frames of some rows, (layers, 1, dim): of many frames, in pieces."""
+        if self._bytes(self.lengths[rows]) <= AT_ONCE:
+            states = self._raw(rows)[0].float()
+            return states.mean(dim=1, keepdim=True), states.std(dim=1, keepdim=True)
+        poolers = [Pooler() for _ in self.chosen]
+        pieces = -(-self._bytes(self.lengths[rows]) // AT_ONCE)
+        for piece in np.array_split(rows, min(4 * pieces, len(rows))):
+            for pooler, states in zip(poolers, self._raw(piece)[0], strict=True):
+                pooler.add(states.float().numpy())
+        mean, deviation = (np.stack(values) for values in zip(*(p.result() for p in poolers), strict=True))
+        frames = self.lengths[rows].sum()
+        return _tensor(mean), _tensor(deviation * np.sqrt(frames / (frames - 1)))
+
     def _raw(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
         if self.held is None:
-            states, lengths = self.store.read_frames(self.places[rows], self.chosen)
+            with self.reading:  # a store may be asked from two threads (`ready`)
+                states, lengths = self.store.read_frames(self.places[rows], self.chosen)
             return torch.from_numpy(states), lengths
         parts = [self.held[:, self.starts[r] : self.starts[r] + self.lengths[r]] for r in rows]
         return torch.cat(parts, dim=1), self.lengths[rows]
+
+
+def ready(order: Iterable[np.ndarray], batches) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray | None]]:
+    """Rows with their features; where those are not in memory, the next ones are made while these are learned from.
+
+    Args:
+        order: rows of each batch.
+        batches: PooledBatches or FrameBatches.
+    """
+    if getattr(batches, "held", 0) is not None:
+        for rows in order:
+            yield rows, *batches.take(rows)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for rows in itertools.chain(order, [None]):
+            coming = None if rows is None else (rows, thread.submit(batches.take, rows))
+            if waiting is not None:
+                yield waiting[0], *waiting[1].result()
+            waiting = coming
 
 
 def _tensor(values: np.ndarray) -> Float[Tensor, "layers 1 dim"]:
     return torch.from_numpy(values.astype(np.float32))[:, None]
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes of memory that can be had without swapping."""
     try:
         with open("/proc/meminfo") as file:

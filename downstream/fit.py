@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.downstream.augment import crop, hide
+from wavbench.downstream.batches import ready
 from wavbench.downstream.mix import Mix
 from wavbench.downstream.spec import Budget
 from wavbench.downstream.stacked import some_heads
@@ -230,12 +231,12 @@ def fit(
     best = np.full(len(rates), -np.inf)
     best_loss, best_update = np.full(len(rates), np.inf), np.zeros(len(rates), int)
     kept = [[value.detach().clone() for value in values] for values in model.head_tensors()]
-    order, random = _order(train, batches, budget, seed), np.random.default_rng((seed, len(train)))
+    taken = ready(_order(train, batches, budget, seed), batches)
+    random = np.random.default_rng((seed, len(train)))
     hidden, waited = np.random.default_rng((seed, len(train), 1)), np.zeros(len(rates), int)
     torch.manual_seed(seed)  # of dropout
     for update in range(1, budget.updates + 1):
-        rows = next(order)
-        states, lengths = batches.take(rows)
+        rows, states, lengths = next(taken)
         if budget.crop and lengths is not None:
             states, lengths = crop(states, lengths, round(budget.crop * batches.frame_rate), hidden)
         if budget.augment and lengths is not None:
@@ -337,8 +338,7 @@ def decode_rows(model: HeadStack, batches, rows: np.ndarray, heads: Sequence[int
         What was kept of each batch, and its rows.
     """
     decoded, parts = [], []
-    for part in _chunks(rows, batches):
-        states, lengths = batches.take(part)
+    for part, states, lengths in ready(_chunks(rows, batches), batches):
         decoded.append(look(model, states, part, lengths, heads))
         parts.append(part)
     return decoded, parts
@@ -348,8 +348,7 @@ def decode_rows(model: HeadStack, batches, rows: np.ndarray, heads: Sequence[int
 def _evaluate(model: HeadStack, objective, batches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Value and mean loss of each head (loss zero where dev has classes that training does not know)."""
     decoded, parts, losses, count = [], [], 0.0, 0
-    for part in _chunks(rows, batches):
-        states, lengths = batches.take(part)
+    for part, states, lengths in ready(_chunks(rows, batches), batches):
         hypotheses, loss = objective.dev_look(model, states, part, lengths)
         decoded.append(hypotheses)
         parts.append(part)

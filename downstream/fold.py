@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wavbench.downstream import objectives
-from wavbench.downstream.batches import FrameBatches, PooledBatches
+from wavbench.downstream.batches import FrameBatches, PooledBatches, Readable
 from wavbench.downstream.fit import Fit, HeadStack, decode_rows, fit
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.spec import Budget, Protocol, Task
@@ -21,7 +21,6 @@ from wavbench.downstream.splits import Split
 from wavbench.downstream.trials import draw_trials
 from wavbench.downstream.with_lm import MOST_DEV, Model, decode_again, open_models
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.store import Store
 
 HEADS = Path(__file__).parent / "heads"
 COHORT = 2_000  # train utterances whose speakers scores of trials are normalised by
@@ -39,6 +38,7 @@ class Recipe:
         seed: of initial weights, batches and drawn trials.
         trials: verification trials of the test split, drawn where None.
         lm: language model that transcripts are decoded with once more; None for none.
+        units: pieces of words that translations are written in; 0 for characters.
     """
 
     task: Task
@@ -48,6 +48,7 @@ class Recipe:
     seed: int
     trials: pd.DataFrame | None
     lm: Model | None = None
+    units: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def trials_of(table: pd.DataFrame, split: Split, given: pd.DataFrame | None, see
 
 def train_fold(
     recipe: Recipe,
-    store: Store,
+    store: Readable,
     table: pd.DataFrame,
     split: Split,
     layers: Sequence[int],
@@ -175,8 +176,10 @@ def train_fold(
     targets = [task.target(row) for row in table.to_dict("records")]
     objective = getattr(objectives, task.objective)(targets, split.train, lengths, store.frame_rate)
     train, dev, test = split.train, split.dev, split.test
-    if task.objective == "Transcribe":
-        objective.by_words = protocol.name == "superb"
+    if protocol.name == "superb" and hasattr(objective, "as_superb"):
+        objective.as_superb()
+    if recipe.units:
+        objective.in_pieces(split.train, lengths, recipe.units)
     if task.objective == "Verify":
         row = {id: k for k, id in enumerate(ids)}
         pairs = trials_of(table, split, recipe.trials, seed)

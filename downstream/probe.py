@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from wavbench.downstream import objectives
+from wavbench.downstream.batches import Readable
 from wavbench.downstream.fold import Head, Recipe, Trained, train_fold, trials_of
 from wavbench.downstream.metrics import METRICS, secondary
 from wavbench.downstream.mix import MIX
@@ -15,7 +16,6 @@ from wavbench.downstream.splits import shared, splits_of
 from wavbench.downstream.with_lm import Model
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import Manifest
-from wavbench.upstream.store import Store
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Result:
     decoding: tuple[dict, ...]
 
 
-def usable_rows(manifest: Manifest, task: Task, store: Store) -> pd.DataFrame:
+def usable_rows(manifest: Manifest, task: Task, store: Readable) -> pd.DataFrame:
     """Rows that have what the task needs and features in the store.
 
     Raises:
@@ -93,7 +93,7 @@ def check_labels(
 
 def probe(
     task: Task,
-    store: Store,
+    store: Readable,
     table: pd.DataFrame,
     choices: Sequence[str | int],
     *,
@@ -102,6 +102,7 @@ def probe(
     trials: pd.DataFrame | None = None,
     protocol: Protocol = CLEAN,
     lm: Model | None = None,
+    units: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
     """Train and test one head per layer choice, all of them and all learning rates as one stack.
@@ -116,6 +117,7 @@ def probe(
         trials: verification trials of the test split, drawn where None.
         protocol: how features, learning rates and dev are chosen.
         lm: language model that transcripts are decoded with once more; None for none.
+        units: pieces of words that translations are written in; 0 for characters.
         progress: called with (updates done, updates) over all folds.
 
     Raises:
@@ -126,7 +128,7 @@ def probe(
     single = [choice for choice in choices if choice != MIX]
     layers = list(store.layers) if MIX in choices else sorted(set(single))
     choices = sorted(choices, key=lambda choice: choice != MIX)  # a stack has its mixes first
-    recipe = Recipe(task, protocol, budget, tuple(choices), seed, trials, lm)
+    recipe = Recipe(task, protocol, budget, tuple(choices), seed, trials, lm, units)
     folds = []
     for number, split in enumerate(splits):
 

@@ -53,6 +53,23 @@ class StackedNorm(nn.Module):
         return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
 
 
+class StackedDropout(nn.Module):
+    """Dropout of the same places in every head: none is tested on what another was spared.
+
+    Args:
+        share: of values that are set to zero in training.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Float[Tensor, "heads rows width"]) -> Float[Tensor, "heads rows width"]:
+        if not self.training or not self.share:
+            return x
+        return x * F.dropout(torch.ones_like(x[:1]), self.share)
+
+
 def some_heads(module: nn.Module, heads: Sequence[int]) -> nn.Module:
     """A copy of a stacked module that has only some of its heads."""
     chosen = copy.copy(module)

@@ -12,7 +12,7 @@ from wavbench.downstream.decode import write_beams
 from wavbench.downstream.fold import Head
 from wavbench.downstream.heads.translator import Writer
 from wavbench.downstream.saved import Saved
-from wavbench.downstream.translate import BEAMS, END, PENALTY
+from wavbench.downstream.translate import BEAMS, END, PENALTY, text_of
 from wavbench.upstream.errors import UserError
 
 CHARACTERS_A_SECOND = 40  # most that a translation is written with
@@ -126,7 +126,7 @@ def translate(saved: Saved, states: Float[Tensor, "layers frames dim"], frame_ra
     ((part, seen),) = head.model.parts(own)
     memory = part.encode(seen, torch.from_numpy(lengths))
     ((written,),) = write_beams(Writer(part, memory, BEAMS), bound, PENALTY, END)
-    return "".join(["", *head.symbols][symbol] for symbol in written).strip()
+    return text_of([head.symbols[symbol - 1] for symbol in written], bool(saved.about.get("units")))
 
 
 def only_head(saved: Saved) -> Head:

@@ -1,7 +1,7 @@
 """A small transformer that reads frames and writes symbols one by one: the head of speech translation.
 
 Neighbouring frames are laid side by side and projected (a convolution whose kernel is its stride), blocks normalise
-before they attend, positions are sinusoids. Nothing is dropped at random: all heads of a stack must see the same.
+before they attend, positions are sinusoids.
 """
 
 import math
@@ -12,13 +12,35 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wavbench.downstream.stacked import StackedLinear, StackedNorm
+from wavbench.downstream.stacked import StackedDropout, StackedLinear, StackedNorm
 
 STRIDE = 4  # frames laid side by side: 80 ms at 50 Hz
-WIDTH, HIDDEN, ATTENTION_HEADS = 192, 512, 4
-ENCODER_BLOCKS, DECODER_BLOCKS = 2, 2
 FEW = 8  # queries at once while writing: one of each beam
 ROOM = 64  # places that written keys and values grow by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How large it is.
+
+    Args:
+        width: of every state.
+        hidden: between the linear layers of a block.
+        attention_heads: of each attention.
+        encoder_blocks: that read.
+        decoder_blocks: that write.
+        dropout: share of each block's outputs that is dropped in training, the same for all heads of a stack.
+    """
+
+    width: int = 192
+    hidden: int = 512
+    attention_heads: int = 4
+    encoder_blocks: int = 2
+    decoder_blocks: int = 2
+    dropout: float = 0.0
+
+
+SMALL = Shape()  # for a few hours of speech
 
 
 @dataclass(frozen=True)
@@ -37,8 +59,9 @@ class Memory:
 class Attention(nn.Module):
     """Stacked multi-head attention; keys and values are made apart, so that they can be kept while writing."""
 
-    def __init__(self, heads: int, width: int) -> None:
+    def __init__(self, heads: int, shape: Shape) -> None:
         super().__init__()
+        width, self.attention_heads = shape.width, shape.attention_heads
         self.query = StackedLinear(heads, width, width)
         self.keys_and_values = StackedLinear(heads, width, 2 * width)
         self.out = StackedLinear(heads, width, width)
@@ -46,7 +69,7 @@ class Attention(nn.Module):
     def read(self, x: Float[Tensor, "heads rows width"], sequences: int) -> tuple[Tensor, Tensor]:
         """Keys and values, each (heads * sequences, attention heads, time, channels)."""
         keys, values = self.keys_and_values(x).chunk(2, dim=2)
-        return _apart(keys, sequences), _apart(values, sequences)
+        return self.apart(keys, sequences), self.apart(values, sequences)
 
     def forward(
         self,
@@ -56,7 +79,7 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "sequences 1 1 time"] | None = None,
         causal: bool = False,
     ) -> Float[Tensor, "heads rows width"]:
-        query = _apart(self.query(x), len(keys) // len(x))
+        query = self.apart(self.query(x), len(keys) // len(x))
         # for few queries the fused kernel, which works on blocks of them, does nearly everything for nothing
         if query.shape[2] <= FEW and not causal:
             scores = (query @ keys.transpose(2, 3)) / math.sqrt(keys.shape[3])
@@ -66,27 +89,35 @@ class Attention(nn.Module):
             read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
         return self.out(read.transpose(1, 2).reshape(x.shape))
 
+    def apart(self, x: Float[Tensor, "heads rows width"], sequences: int) -> Tensor:
+        """(heads * sequences, attention heads, time, channels)"""
+        heads, rows, width = x.shape
+        channels = width // self.attention_heads
+        return x.reshape(heads * sequences, rows // sequences, self.attention_heads, channels).transpose(1, 2)
+
 
 class Block(nn.Module):
     """Attention to its own sequence, in a decoder to the memory, and two linear layers; each after a norm."""
 
-    def __init__(self, heads: int, width: int, hidden: int, decoder: bool) -> None:
+    def __init__(self, heads: int, shape: Shape, decoder: bool) -> None:
         super().__init__()
-        self.own_norm, self.own = StackedNorm(heads, width), Attention(heads, width)
+        width, hidden = shape.width, shape.hidden
+        self.dropout = StackedDropout(shape.dropout)
+        self.own_norm, self.own = StackedNorm(heads, width), Attention(heads, shape)
         if decoder:
-            self.memory_norm, self.memory = StackedNorm(heads, width), Attention(heads, width)
+            self.memory_norm, self.memory = StackedNorm(heads, width), Attention(heads, shape)
         self.norm = StackedNorm(heads, width)
         self.wide, self.narrow = StackedLinear(heads, width, hidden), StackedLinear(heads, hidden, width)
 
     def attend(self, x: Tensor, sequences: int, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         seen = self.own_norm(x)
-        return x + self.own(seen, *self.own.read(seen, sequences), mask, causal)
+        return x + self.dropout(self.own(seen, *self.own.read(seen, sequences), mask, causal))
 
     def look(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        return x + self.memory(self.memory_norm(x), keys, values, mask)
+        return x + self.dropout(self.memory(self.memory_norm(x), keys, values, mask))
 
     def transform(self, x: Tensor) -> Tensor:
-        return x + self.narrow(F.gelu(self.wide(self.norm(x))))
+        return x + self.dropout(self.narrow(F.gelu(self.wide(self.norm(x)))))
 
 
 class Translator(nn.Module):
@@ -96,21 +127,23 @@ class Translator(nn.Module):
         heads: how many.
         inputs: width of the features.
         outputs: symbols; the first of them begins and ends what is written.
+        shape: how large.
 
     Source: Vaswani et al. 2017, with the norms of Xiong et al. 2020.
     """
 
     takes_symbols = True  # forward wants more than frames
 
-    def __init__(self, heads: int, inputs: int, outputs: int) -> None:
+    def __init__(self, heads: int, inputs: int, outputs: int, shape: Shape = SMALL) -> None:
         super().__init__()
-        self.front = StackedLinear(heads, STRIDE * inputs, WIDTH)
-        self.encoder = nn.ModuleList(Block(heads, WIDTH, HIDDEN, False) for _ in range(ENCODER_BLOCKS))
-        self.encoder_norm = StackedNorm(heads, WIDTH)
-        self.symbols = nn.Parameter(torch.randn(outputs, WIDTH).expand(heads, -1, -1).clone())
-        self.decoder = nn.ModuleList(Block(heads, WIDTH, HIDDEN, True) for _ in range(DECODER_BLOCKS))
-        self.decoder_norm = StackedNorm(heads, WIDTH)
-        self.classify = StackedLinear(heads, WIDTH, outputs)
+        self.shape, width = shape, shape.width
+        self.front = StackedLinear(heads, STRIDE * inputs, width)
+        self.encoder = nn.ModuleList(Block(heads, shape, False) for _ in range(shape.encoder_blocks))
+        self.encoder_norm = StackedNorm(heads, width)
+        self.symbols = nn.Parameter(torch.randn(outputs, width).expand(heads, -1, -1).clone())
+        self.decoder = nn.ModuleList(Block(heads, shape, True) for _ in range(shape.decoder_blocks))
+        self.decoder_norm = StackedNorm(heads, width)
+        self.classify = StackedLinear(heads, width, outputs)
 
     def forward(
         self,
@@ -131,7 +164,7 @@ class Translator(nn.Module):
         padded = F.pad(frames, (0, 0, 0, 1)).index_select(1, rows.flatten()).reshape(heads, batch * time, -1)
         # of an utterance without frames one step of zeros is valid: attention to nothing has no value
         mask = torch.arange(time) < (-(-lengths // STRIDE)).clamp(min=1)[:, None]
-        x = self.front(padded) + _sinusoids(0, time).repeat(batch, 1)
+        x = self.front(padded) + _sinusoids(0, time, self.shape.width).repeat(batch, 1)
         wide = mask.repeat(heads, 1)[:, None, None]
         for block in self.encoder:
             x = block.transform(block.attend(x, batch, wide))
@@ -143,7 +176,7 @@ class Translator(nn.Module):
         """Scores of what follows each symbol: those behind it are not looked at."""
         heads, (batch, places) = len(memory.states), symbols.shape
         mask = memory.mask.repeat(heads, 1)[:, None, None]
-        x = self.embed(symbols.expand(heads, -1, -1)) + _sinusoids(0, places).repeat(batch, 1)
+        x = self.embed(symbols.expand(heads, -1, -1)) + _sinusoids(0, places, self.shape.width).repeat(batch, 1)
         for block in self.decoder:
             x = block.attend(x, batch, causal=True)
             x = block.transform(block.look(x, *block.memory.read(memory.states, batch), mask))
@@ -173,13 +206,14 @@ class Writer:
         self.written: list[tuple[Tensor, Tensor]] = []
         heads, batch, _ = self.shape
         for _ in model.decoder:  # room for some places: growing by one would copy all at every step
-            shape = (heads * batch * beams, ATTENTION_HEADS, ROOM, WIDTH // ATTENTION_HEADS)
+            size = model.shape
+            shape = (heads * batch * beams, size.attention_heads, ROOM, size.width // size.attention_heads)
             self.written.append((memory.states.new_zeros(shape), memory.states.new_zeros(shape)))
 
     def step(self, symbols: Int[Tensor, "heads batch beams"]) -> Float[Tensor, "heads batch beams outputs"]:
         """Log-probabilities of what comes next, after one more symbol."""
         heads, batch, beams = self.shape
-        x = self.model.embed(symbols) + _sinusoids(self.place, 1)
+        x = self.model.embed(symbols) + _sinusoids(self.place, 1, self.model.shape.width)
         for number, block in enumerate(self.model.decoder):
             seen = block.own_norm(x)
             if self.place == self.written[number][0].shape[2]:
@@ -203,16 +237,9 @@ class Writer:
             filled.copy_(filled.index_select(0, rows))
 
 
-def _apart(x: Float[Tensor, "heads rows width"], sequences: int) -> Tensor:
-    """(heads * sequences, attention heads, time, channels)"""
-    heads, rows, width = x.shape
-    channels = width // ATTENTION_HEADS
-    return x.reshape(heads * sequences, rows // sequences, ATTENTION_HEADS, channels).transpose(1, 2)
-
-
-def _sinusoids(first: int, places: int) -> Float[Tensor, "places width"]:
+def _sinusoids(first: int, places: int, width: int) -> Float[Tensor, "places width"]:
     """Source: Vaswani et al. 2017, section 3.5; sines first, then cosines."""
-    rates = torch.exp(-math.log(10_000) * torch.arange(WIDTH // 2) / (WIDTH // 2))
+    rates = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
     angles = torch.arange(first, first + places)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 

@@ -11,7 +11,7 @@ from wavbench.downstream.stacked import StackedLinear
 from wavbench.downstream.utterances import of_equal_length
 
 WIDTH = 512
-STATISTICS = 1_500  # channels that mean and deviation are taken of
+POOLED = 1_500  # channels that mean and deviation are taken of
 CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # frames that each layer sees, and their distance
 LEAST = 1 + sum((kernel - 1) * distance for kernel, distance in CONTEXTS)  # frames that make one output
 
@@ -26,12 +26,12 @@ class Tdnn(nn.Module):
     def __init__(self, inputs: int) -> None:
         super().__init__()
         self.project = nn.Linear(inputs, WIDTH)
-        widths = [*[WIDTH] * (len(CONTEXTS) - 1), STATISTICS]
+        widths = [*[WIDTH] * (len(CONTEXTS) - 1), POOLED]
         self.layers = nn.ModuleList(
             nn.Conv1d(WIDTH, width, kernel, dilation=distance)
             for (kernel, distance), width in zip(CONTEXTS, widths, strict=True)
         )
-        self.embed = nn.Linear(2 * STATISTICS, WIDTH)
+        self.embed = nn.Linear(2 * POOLED, WIDTH)
 
     def forward(self, x: Float[Tensor, "batch frames inputs"]) -> Float[Tensor, "batch embedding"]:
         x = self.project(x).transpose(1, 2)

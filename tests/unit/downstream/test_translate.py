@@ -16,19 +16,19 @@ from wavbench.downstream.text import IGNORED
 from wavbench.downstream.translate import SMOOTHING, Translate, smoothed_loss
 
 INPUTS, OUTPUTS = 6, 9
+SHAPE = translator.Shape(width=32, hidden=64)
 LENGTHS = torch.tensor([13, 1, 30, 8])
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WIDTH", 32), ("HIDDEN", 64), ("ROOM", 5)):
-        monkeypatch.setattr(translator, name, value)
+    monkeypatch.setattr(translator, "ROOM", 5)
 
 
 def model(heads: int = 2, seed: int = 0, spread: float = 0.1) -> Translator:
     """A stack whose heads have weights of their own, as after training."""
     torch.manual_seed(seed)
-    made = Translator(heads, INPUTS, OUTPUTS)
+    made = Translator(heads, INPUTS, OUTPUTS, SHAPE)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(spread * torch.randn_like(parameter))
@@ -186,7 +186,7 @@ def test_a_small_copy_task_is_learned() -> None:
     data, train, dev = Sounds(texts), np.arange(560), np.arange(560, 600)
     objective = Translate([list(text) for text in texts], train, data.lengths, 50.0)
     torch.manual_seed(0)
-    stack = HeadStack(1, [1], 2, lambda heads: translator.build(heads, data.dim, objective.outputs))
+    stack = HeadStack(1, [1], 2, lambda heads: Translator(heads, data.dim, objective.outputs, SHAPE))
     budget = Budget(updates=300, batch=16, evaluate_every=150, learning_rates=(3.2e-3,))
     done = fit(stack, objective, data, train, dev, [3.2e-3, 3.2e-3], budget, True, seed=0)
     assert (done.dev > 50).all()

@@ -23,6 +23,7 @@ from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.store import Fingerprint
 
 ALL = "all"  # the mix and every layer
+DTYPES = ("float16", "float32", "int8")  # of stored frames
 STORED, STREAMED = "stored", "streamed"
 OPTIONAL = ("speaker", "start", "end")  # columns beyond a task's own that a result depends on
 
@@ -115,6 +116,16 @@ class Plan:
         )
 
 
+def check_features(features: str, dtype: str) -> None:
+    """Raise a UserError unless features can come so."""
+    if features not in (STORED, STREAMED):
+        raise UserError(f"features={features} is not known", remedy="features=stored, or features=streamed")
+    if dtype not in DTYPES:
+        raise UserError(f"features cannot be stored as {dtype!r}", remedy="use dtype=float16, float32 or int8")
+    if features == STREAMED and dtype == "int8":
+        raise UserError("streamed features are float32", remedy="leave dtype= out, or features=stored")
+
+
 def layer_choices(layers: str | Sequence[int], states: int) -> tuple[str | int, ...]:
     """What is trained: "mix", layer numbers, or for "all" both.
 
@@ -143,12 +154,8 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
         raise UserError(f"task {cell.task} takes no trials", remedy="leave trials= out")
     trials = read_trials(cell.trials) if cell.trials is not None else None
     pooled = statistics_of(task) is not None
-    if cell.features not in (STORED, STREAMED):
-        raise UserError(f"features={cell.features} is not known", remedy="features=stored, or features=streamed")
+    check_features(cell.features, cell.dtype)
     dtype = "float32" if cell.features == STREAMED else cell.dtype
-    if cell.features == STREAMED and cell.dtype == "int8":
-        raise UserError("streamed features are float32", remedy="leave dtype= out, or features=stored")
-    fingerprint_of(upstream, None, False, cell.dtype)  # refuses types that there are not, for pooled tasks, too
     fingerprint = fingerprint_of(upstream, None, pooled, dtype)
     usable = with_targets(manifest, task)
     splits_of(usable, task, protocol)

@@ -233,6 +233,7 @@ def share(budget: float) -> float:
 
 def _chosen(config: schemas.Sweep) -> schemas.Sweep:
     """The experiment with the tasks that were asked for, seen to be one."""
+    from wavbench.benchmark.cell import check_features
     from wavbench.downstream.spec import find_protocol, load_task
 
     absent = [name for name in ("upstreams", "cells", "head_seeds") if not getattr(config, name)]
@@ -256,6 +257,7 @@ def _chosen(config: schemas.Sweep) -> schemas.Sweep:
     config.cells = [cell for cell in config.cells if not config.tasks or cell.task in config.tasks]
     config.upstreams = [u for u in config.upstreams if not config.only or u.name in config.only]
     for cell in config.cells:
+        check_features(cell.features, cell.dtype)
         for protocol in cell.protocols:
             # what there is not is said before anything slow
             load_task(cell.task).chosen(find_protocol(protocol), cell.head)

@@ -24,7 +24,9 @@ EXTRACTION_SHARE = 0.8  # of the machine's products, that a forward pass reaches
 TIMED_FRAMES = 800  # that an update is timed with; longer ones take as many times more
 OUTPUTS = 40  # classes of a head that is timed
 MEAN_SECONDS = 10.0  # of an utterance whose length nobody knows
-STATISTICS = 1.02  # a store of frames holds means and deviations beside them
+STATISTICS = 1.02  # a store of float16 frames holds means and deviations beside them
+VALUE_BYTES = {"int8": 1, "float16": 2, "float32": 4}  # of a stored frame
+WAYS = ("dtype=int8", "features=streamed")  # out of a disk that is too small
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Shape:
 
 def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
     """Print it; the exit code is 0 whether or not everything is there."""
+    from wavbench.benchmark.cell import STORED
     from wavbench.downstream.spec import find_protocol, load_task
 
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
@@ -76,7 +79,7 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
         s.manifest
         for c, s in zip(config.cells, sources, strict=True)
         for protocol in c.protocols
-        if statistics_of(load_task(c.task).chosen(find_protocol(protocol), c.head)) is None
+        if c.features == STORED and statistics_of(load_task(c.task).chosen(find_protocol(protocol), c.head)) is None
     }
     runs = sum(len(cell.protocols) * len(config.head_seeds[: cell.seeds or None]) for cell in config.cells)
     cells = runs * len(config.upstreams)
@@ -91,11 +94,15 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
         for name, x in shapes.items()
     ]  # fmt: skip
     _print(["upstream", "parameters", "states", "frames", "per second", "licence; pretrained on"], rows)
-    rows, disk, total = [], 0.0, 0.0
-    for source, size in sizes.items():
+    rows, disk, total, smaller = [], 0.0, 0.0, dict.fromkeys(WAYS, 0.0)
+    stored = [(s, c.dtype) for c, s in zip(config.cells, sources, strict=True) if c.features == STORED]
+    stored = [(s, dtype if s.manifest in framed else "") for s, dtype in stored]
+    for source, dtype in dict.fromkeys(stored):
+        size = sizes[source]
         for name, shape in shapes.items():
             frames = source.manifest in framed
-            here = store_bytes(shape, size, frames)
+            here = store_bytes(shape, size, frames, dtype)
+            smaller["dtype=int8"] += min(here, store_bytes(shape, size, frames, "int8"))
             known = bool(size.hours if frames else size.hours or size.utterances)
             seconds = size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
             disk, total = disk + here, total + seconds
@@ -116,6 +123,10 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
             budget, part = task.budget, share(cell.budget * config.budget)
             seeds = len(config.head_seeds[: cell.seeds or None])
             each = [part * head_seconds(task, sizes[source], shape, cell.layers) for shape in shapes.values()]
+            if cell.features != STORED:
+                passed = streamed_seconds(task, sizes[source])
+                passes = [part * passed * shape.flops / (rate * EXTRACTION_SHARE) for shape in shapes.values()]
+                each = [sum(both) for both in zip(each, passes, strict=True)]
             total += seeds * sum(each)
             rates = f"{len(budget.learning_rates)} rates x "
             rates += f"{int(part * budget.search):,} + " if budget.search else ""
@@ -127,7 +138,8 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
     free = shutil.disk_usage(_existing(Path(config.stores))).free
     print(f"in all: {_bytes(disk)} of disk ({_bytes(free)} free), about {duration(total)} on {config.device} here")
     if disk > free:
-        print("too large for the disk: stores=FOLDER elsewhere, only=NAME for one upstream after another, tasks=NAME")
+        print("too large for the disk: stores=FOLDER elsewhere, only=NAME for one upstream after another, tasks=NAME,")
+        print("or in its cells " + " or ".join(f"{way} ({_bytes(smaller[way])})" for way in WAYS))
     absent = [source.manifest.stem for source, size in sizes.items() if not size.there]
     if absent:
         print(f"missing: {', '.join(absent)}; the same command without --dry runs once they are there")
@@ -207,10 +219,11 @@ def shape_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Shape:
     return Shape(model.num_states, model.dim, model.frame_rate, parameters, flops, remark)
 
 
-def store_bytes(shape: Shape, size: Size, frames: bool) -> float:
-    """Of a store of float16 frames, or of float32 means and deviations."""
+def store_bytes(shape: Shape, size: Size, frames: bool, dtype: str = "float16") -> float:
+    """Of a store of frames of a type, or of float32 means and deviations."""
     if frames:
-        return size.hours * 3600 * shape.frame_rate * shape.states * shape.dim * 2 * STATISTICS
+        values = size.hours * 3600 * shape.frame_rate * shape.states * shape.dim
+        return values * 2 * STATISTICS + values * (VALUE_BYTES[dtype] - 2)
     utterances = size.utterances or size.hours * 3600 / MEAN_SECONDS
     return utterances * shape.states * shape.dim * 4 * 2
 
@@ -292,6 +305,20 @@ def frame_seconds(head: str, states: int, dim: int, mixed: int, single: int) -> 
         began = time.perf_counter()
         update()
         return (time.perf_counter() - began) / rows
+
+
+def streamed_seconds(task, size: Size) -> float:
+    """Seconds of audio that go through the upstream below a streamed head: all once for means, else every batch.
+
+    Args:
+        task: with its head and budget.
+        size: of the corpus.
+    """
+    audio, budget = size.hours * 3600, task.budget
+    if statistics_of(task):
+        return audio
+    each = audio / size.utterances if size.utterances and audio else MEAN_SECONDS
+    return (budget.updates + budget.search) * budget.batch * each  # one pass serves all learning rates
 
 
 def _existing(path: Path) -> Path:

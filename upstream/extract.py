@@ -139,6 +139,12 @@ def extract(
     return seal(path, manifest.table["id"])
 
 
+def fits(path: Path, fingerprint: Fingerprint, manifest: Manifest, upstream: Upstream) -> bool:
+    """Whether a store that is not yet there would fit on the disk of its folder."""
+    plan = _Job(upstream, manifest, path, fingerprint, durations(manifest), PUBLISH_SECONDS, None).plan()
+    return plan.todo_bytes <= plan.free_bytes
+
+
 def batch_seconds(upstream: Upstream) -> float:
     """Seconds of audio in one forward pass: on a GPU as many as half of its free memory holds, and as the host does."""
     if upstream.device.type != "cuda":

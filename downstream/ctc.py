@@ -27,6 +27,7 @@ class Ctc:
     """
 
     has_dev_loss = True
+    searched_by_loss = True  # at first next to nothing is written: errors of a short run say little, its loss does
     train_loss = whole_batch_loss
     dev_look, test_look = dev_look, test_look
 

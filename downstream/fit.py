@@ -186,11 +186,13 @@ class Fit:
         model: each head as it was at its best.
         dev: best dev value of each head, as the objective values it, in the metric's unit.
         updates: when that was.
+        loss: dev loss of each at that moment.
     """
 
     model: HeadStack
     dev: Float[np.ndarray, " heads"]
     updates: np.ndarray
+    loss: np.ndarray
 
 
 @one_thread()
@@ -263,7 +265,7 @@ def fit(
         for copies, values in zip(kept, model.head_tensors(), strict=True):
             for copy, value in zip(copies, values, strict=True):
                 value.copy_(copy)
-    return Fit(model.eval(), sign * best, best_update)
+    return Fit(model.eval(), sign * best, best_update, best_loss)
 
 
 def share_of_rate(update: int, budget: Budget, falls: bool) -> float:

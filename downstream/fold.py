@@ -224,19 +224,23 @@ def train_fold(
     searched = budget if not budget.search else _short(budget)
     done = train_heads(stack, searched, lambda n, _: step(n, total))
     order = done.dev if sign else -done.dev
+    by_loss = budget.search and getattr(objective, "searched_by_loss", False)
+    order = -done.loss if by_loss else order
     own = [[head for head, (c, _) in enumerate(stack) if c == choice] for choice in recipe.choices]
     best = [max(heads, key=lambda head: order[head]) for heads in own]
     dev_values = [{str(stack[head][1]): float(done.dev[head]) for head in heads} for heads in own]
+    losses = done.loss.tolist()
     chosen, updates = [stack[head] for head in best], [int(done.updates[head]) for head in best]
     if budget.search and budget.updates:
         done = train_heads(chosen, replace(budget, search=0), lambda n, _: step(budget.search + n, total))
         updates, best = done.updates.tolist(), list(range(len(chosen)))
     curves = [{"fold": split.name, "dev": values, "updates": n} for values, n in zip(dev_values, updates, strict=True)]
+    if by_loss:
+        for curve, heads in zip(curves, own, strict=True):
+            curve["dev_loss"] = {str(stack[head][1]): losses[head] for head in heads}
     if budget.search:
-        curves = [
-            curve | {"searched_with": budget.search, "dev_in_full": float(value)}
-            for curve, value in zip(curves, done.dev, strict=True)
-        ]
+        for curve, value in zip(curves, done.dev.tolist(), strict=True):
+            curve |= {"searched_with": budget.search, "dev_in_full": value}
     model = done.model.only(best)
     heads = range(len(best))
     if task.objective == "Verify":

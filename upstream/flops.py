@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from wavbench.upstream.layers.linear import onednn_has_bf16
+
 # Dense bfloat16 operations per second, from the makers' data sheets.
 BF16_PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A40": 150e12,
@@ -89,7 +91,8 @@ def product_rates(
     a = torch.randn(size, size, generator=seeded, device=device).to(dtype)  # constant numbers take a GPU less power
     ways = {"torch": lambda: a @ a}
     pointwise = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if device.type == "cpu" and pointwise is not None and torch.backends.mkldnn.is_available():
+    has = precision != "bf16" or onednn_has_bf16()
+    if device.type == "cpu" and pointwise is not None and torch.backends.mkldnn.is_available() and has:
         ways["onednn"] = lambda: pointwise(a, a, None, "none", [], "")
     best = dict.fromkeys(ways, 0.0)
     with torch.inference_mode():

@@ -79,7 +79,7 @@ def frozen(owner: nn.Module, key: Hashable, sources: Sequence[Tensor | None], ma
 def prepare(weight: Float[Tensor, "dim_out dim_in"], bias: Tensor | None, dtype: torch.dtype) -> Weight:
     """A weight in the type, and on small models in the order, that its products want."""
     weight, bias = weight.detach().to(dtype).contiguous(), None if bias is None else bias.detach().to(dtype)
-    onednn = engine() == "onednn"
+    onednn = engine() == "onednn" and (dtype is not torch.bfloat16 or onednn_has_bf16())
     if onednn and _PACK is not None and weight.numel() <= PACKED_SIZE:
         weight = _PACK(weight)
     return Weight(weight, bias, dtype, onednn)
@@ -96,6 +96,13 @@ def product(
     with torch.autocast("cpu", enabled=False):
         x = F.linear(x, weight.table, weight.bias)
     return torch.ops.aten.gelu_(x) if gelu else x
+
+
+@functools.cache
+def onednn_has_bf16() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this processor: it refuses to where the instructions are missing."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 @functools.cache

@@ -1,6 +1,9 @@
 """Running frozen models: precision, layers that are not run, products, and states without padding."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -200,3 +203,15 @@ def test_a_head_can_be_trained_on_features() -> None:
     head(features.states[0, -1]).sum().backward()
     assert head.weight.grad.any()
     assert not features.states.requires_grad
+
+
+def test_bfloat16_works_where_onednn_refuses_it() -> None:
+    """On processors without the instructions torch's own product takes its place; seen in a process of its own."""
+    code = (
+        "import torch; from wavbench.upstream import catalog\n"
+        "up = catalog.load('wav2vec2_tiny', weights='random', precision='bf16')\n"
+        "print(up.extract(torch.randn(8_000).clamp(-1, 1).numpy() * 0.1).states.isfinite().all().item())"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stdout.strip().endswith("True"), done.stderr

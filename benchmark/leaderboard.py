@@ -326,7 +326,7 @@ def write_report(results: Path) -> tuple[Path, str]:
         UserError: there are no records.
     """
     from wavbench.benchmark.page import write_page
-    from wavbench.benchmark.plots import label_budget, write_figures
+    from wavbench.benchmark.plots import confusions, det_curves, label_budget, write_figures
 
     records = read_records(results)
     if not records:
@@ -335,7 +335,9 @@ def write_report(results: Path) -> tuple[Path, str]:
     boards = boards_of(records)
     write_text(results / "leaderboard.csv", long_table(boards).to_csv(index=False, lineterminator="\n"))
     write_text(results / "leaderboard.md", markdown(boards))
-    figures = write_figures(boards, results / "figures") | label_budget(records, results / "figures")
+    folder = results / "figures"
+    figures = write_figures(boards, folder) | label_budget(records, folder)
+    figures |= det_curves(boards, results, folder) | confusions(boards, results, folder)
     page = results / "leaderboard.html"
     write_page(boards, records, figures, page)
     return page, plain(boards)

@@ -31,6 +31,14 @@ def write_page(boards: list[Board], records: list[Record], figures: dict[str, Pa
                 "table": board_table(board),
                 "figure": images.get(f"layers_{board.task}") if _first_of_task(board, boards) else None,
                 "labels": images.get(f"labels_{board.task}") if _first_of_task(board, boards) else None,
+                "scores": [
+                    (images[name], f"{what}, {board.task} on {board.corpus}")
+                    for name, what in (
+                        (f"det_{board.corpus}" if board.metric == "EER" else "", "Misses against false alarms"),
+                        (f"confusion_{board.task}_{board.corpus}", "Which class is taken for which"),
+                    )
+                    if name in images and _first_of_corpus(board, boards)
+                ],
                 "task": board.task,
             }
             for board in boards
@@ -48,6 +56,12 @@ def write_page(boards: list[Board], records: list[Record], figures: dict[str, Pa
 def _first_of_task(board: Board, boards: list[Board]) -> bool:
     """A task's figure shows all its corpora, so it stands once, at the first."""
     return next(other for other in boards if other.task == board.task) is board
+
+
+def _first_of_corpus(board: Board, boards: list[Board]) -> bool:
+    """The figures of scores show all heads and protocols of a task on a corpus."""
+    here = (board.task, board.corpus)
+    return next(other for other in boards if (other.task, other.corpus) == here) is board
 
 
 def _inline(figure: Path) -> str:

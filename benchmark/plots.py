@@ -1,17 +1,23 @@
 """Boards to figures: PNG to look at, SVG for papers, CSV to plot again."""
 
+import re
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board
-from wavbench.benchmark.record import Record, write_text
+from wavbench.benchmark.record import Record, read_scores, write_text
 
 # Okabe and Ito's colours, told apart by people with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
 TITLE = 40  # characters of a panel's title in a line
+POINTS = 200  # most of a DET curve
+RATES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # ticks of DET axes
+CLASSES = 30  # most that a confusion matrix is drawn of
+COUNTED = 12  # classes up to which its cells say their percent
 
 
 def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
@@ -43,6 +49,160 @@ def label_budget(records: list[Record], folder: Path) -> dict[str, Path]:
     _prepare(folder)
     tuned = [record for record in records if record.config.get("budget", {}).get("labels")]
     return {f"labels_{task}": _labels(task, tuned, folder) for task in sorted({record.task for record in tuned})}
+
+
+def det_curves(boards: list[Board], results: Path, folder: Path) -> dict[str, Path]:
+    """Misses against false alarms of verification on axes of normal deviates: a figure per corpus, a panel per board.
+
+    Each upstream's first seed, at the mix; upstreams whose scores are not beside their record are left out. Scores that
+    are normal deviates lie on a straight line there. A curve of perfect scores has no points.
+
+    Args:
+        boards: all.
+        results: that their records are of.
+        folder: for the figures.
+
+    Returns:
+        The SVG of each figure by name, `det_<corpus>`.
+
+    Source: Martin et al. 1997, The DET curve in assessment of detection task performance.
+    """
+    _prepare(folder)
+    found: dict[str, list[tuple[Board, dict[str, pd.DataFrame]]]] = {}
+    for board in boards:
+        if board.metric == "EER":
+            scores = {row.upstream: _scores_of(results, row.record, ("score", "target")) for row in board.rows}
+            curves = {name: det_points(own) for name, own in scores.items() if own is not None}
+            if curves:
+                found.setdefault(board.corpus, []).append((board, curves))
+    return {f"det_{corpus}": _det(corpus, panels, folder) for corpus, panels in found.items()}
+
+
+def det_points(scores: pd.DataFrame) -> pd.DataFrame:
+    """Miss and false-alarm rates at thresholds that are evenly far from each other on a DET curve, at most POINTS.
+
+    Args:
+        scores: columns `score` and `target`, trials of both kinds among them.
+    """
+    from scipy.special import ndtri
+    from sklearn.metrics import det_curve
+
+    alarm, miss, threshold = det_curve(scores["target"], scores["score"])
+    curve = pd.DataFrame({"threshold": threshold, "miss": miss, "false_alarm": alarm})
+    curve = curve[curve[["miss", "false_alarm"]].gt(0).all(axis=1) & curve[["miss", "false_alarm"]].lt(1).all(axis=1)]
+    curve = curve.drop_duplicates(["miss", "false_alarm"]).reset_index(drop=True)
+    if len(curve) <= POINTS:
+        return curve
+    along = ndtri(curve["miss"]) - ndtri(curve["false_alarm"])  # rises or falls from one end of the curve to the other
+    along = (along - along.iloc[0]).abs()
+    wanted = along.iloc[-1] * np.arange(POINTS) / (POINTS - 1)
+    return curve.iloc[np.unique(np.searchsorted(along, wanted).clip(max=len(curve) - 1))].reset_index(drop=True)
+
+
+def _det(corpus: str, panels: list[tuple[Board, dict[str, pd.DataFrame]]], folder: Path) -> Path:
+    from scipy.special import ndtri
+
+    figure, axes = _axes(len(panels), 4.2, width=6.8)
+    names, table = sorted({name for _, curves in panels for name in curves}), []
+    for axis, (board, curves) in zip(axes, panels, strict=True):
+        head = board.rows[0].record.head
+        values = {row.upstream: row.record.value for row in board.rows}
+        lowest = min((curve["miss"].min() for curve in curves.values() if len(curve)), default=0.01)
+        lowest = min(lowest, *(curve["false_alarm"].min() for curve in curves.values() if len(curve)), 0.2)
+        low, high = ndtri(max(lowest, RATES[0])), ndtri(RATES[-1])
+        axis.plot([low, high], [low, high], color="grey", linestyle=":", linewidth=1)
+        handles = []
+        for name, curve in sorted(curves.items(), key=lambda item: values[item[0]]):
+            place = names.index(name)
+            style = {"color": COLOURS[place % len(COLOURS)], "linestyle": ("-", "--", "-.", ":")[place // 8 % 4]}
+            handles += axis.plot(ndtri(curve["false_alarm"]), ndtri(curve["miss"]), linewidth=1.3, **style)
+            about = {"corpus": corpus, "protocol": board.protocol, "head": head, "upstream": name}
+            table.append(curve.round(6).assign(**about)[[*about, *curve]])
+        ticks = [rate for rate in RATES if low <= ndtri(rate) <= high]
+        words = [f"{100 * rate:g}" for rate in ticks]
+        axis.set_xticks(ndtri(ticks), words)
+        axis.set_yticks(ndtri(ticks), words)
+        axis.set_xlim(low, high)
+        axis.set_ylim(low, high)
+        axis.set_box_aspect(1)
+        axis.grid(alpha=0.25)
+        axis.set_title(textwrap.fill(f"{board.name}, head {head}", TITLE), fontsize=9, loc="left")
+        axis.set_xlabel("false alarms (% of non-target trials)")
+        axis.set_ylabel("misses (% of target trials)")
+        labels = [f"{name}: EER {values[name]:.1f} %" for name in sorted(curves, key=lambda name: values[name])]
+        axis.legend(handles, labels, fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return _save(figure, pd.concat(table, ignore_index=True), folder / f"det_{_safe(corpus)}")
+
+
+def confusions(boards: list[Board], results: Path, folder: Path) -> dict[str, Path]:
+    """What the best upstream of each board of classes takes for what: a figure per task and corpus, a panel per board.
+
+    The first seed at the mix. Boards of more than CLASSES classes, or whose scores are not there, have no panel.
+
+    Args:
+        boards: all.
+        results: that their records are of.
+        folder: for the figures.
+
+    Returns:
+        The SVG of each figure by name, `confusion_<task>_<corpus>`.
+    """
+    _prepare(folder)
+    found: dict[tuple[str, str], list[tuple[Board, pd.DataFrame]]] = {}
+    for board in boards:
+        if board.metric == "accuracy" and board.rows:
+            scores = _scores_of(results, board.rows[0].record, ("label", "prediction"))
+            if scores is None:
+                continue
+            label, prediction = scores["label"].astype(str), scores["prediction"].astype(str)
+            classes = sorted({*label, *prediction})
+            if len(classes) <= CLASSES:
+                counts = pd.crosstab(label, prediction).reindex(index=classes, columns=classes, fill_value=0)
+                found.setdefault((board.task, board.corpus), []).append((board, counts))
+    return {f"confusion_{task}_{corpus}": _confused(task, corpus, own, folder) for (task, corpus), own in found.items()}
+
+
+def _confused(task: str, corpus: str, panels: list[tuple[Board, pd.DataFrame]], folder: Path) -> Path:
+    size = max(2.2, 0.36 * max(len(counts) for _, counts in panels))
+    figure, axes = _axes(len(panels), size + 1.6, width=size + 2.2)
+    table = []
+    for axis, (board, counts) in zip(axes, panels, strict=True):
+        best, classes = board.rows[0], list(counts.index)
+        shares = 100 * counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        for (row, column), share in np.ndenumerate(shares.to_numpy()) if len(classes) <= COUNTED else ():
+            colour = "white" if share > 55 else "black"
+            axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        axis.set_xticks(range(len(classes)), [_short(name) for name in classes], rotation=90, fontsize=7)
+        axis.set_yticks(range(len(classes)), [_short(name) for name in classes], fontsize=7)
+        axis.spines[:].set_visible(False)
+        axis.set_xlabel("taken for")
+        axis.set_ylabel("is (% of its row)")
+        title = f"{board.name}, head {best.record.head}: {best.upstream}"
+        axis.set_title(textwrap.fill(title, TITLE), fontsize=9, loc="left")
+        long = counts.rename_axis(index="label", columns="prediction").stack().rename("count").reset_index()
+        long["percent"] = [round(shares.loc[row.label, row.prediction], 4) for row in long.itertuples()]
+        about = {"task": task, "corpus": corpus, "protocol": board.protocol, "head": best.record.head}
+        about["upstream"] = best.upstream
+        table.append(long.assign(**about)[[*about, *long]])
+    return _save(figure, pd.concat(table, ignore_index=True), folder / f"confusion_{_safe(task)}_{_safe(corpus)}")
+
+
+def _scores_of(results: Path, record: Record, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    """The scores beside a record, None where they are not there or hold something else."""
+    if not (results / "runs" / f"{record.key}.scores.csv").is_file():
+        return None
+    scores = read_scores(results, record.key)
+    return scores if set(columns) <= set(scores) else None
+
+
+def _safe(name: str) -> str:
+    """A name from a record as a part of a file name: no two become one, and none leaves the folder."""
+    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):x}", name)
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _labels(task: str, records: list[Record], folder: Path) -> Path:

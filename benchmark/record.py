@@ -2,7 +2,9 @@
 
 results/runs/<key>.json              what was run, and what came of it
 results/runs/<key>.scores.csv        counts per utterance or trial under hashed ids: every value can be recomputed
+results/runs/<key>.confusion.csv     of classes: how often each (rows) was taken for each (columns)
 results/runs/<key>.predictions.csv   references and hypotheses; not for git, transcripts may not be passed on
+results/runs/<key>.skipped.csv       train utterances that could not be learned from, by id; not for git either
 """
 
 import dataclasses
@@ -82,17 +84,27 @@ def exists(results: Path, key: str) -> bool:
     return (results / "runs" / f"{key}.json").is_file()
 
 
-def write_record(results: Path, record: Record, scores: pd.DataFrame, predictions: pd.DataFrame | None) -> Path:
+def write_record(
+    results: Path, record: Record, scores: pd.DataFrame, predictions: pd.DataFrame | None, **others: pd.DataFrame | None
+) -> Path:
     """Write scores, predictions, then the record: a record that exists has its scores.
+
+    Args:
+        results: folder.
+        record: of the cell.
+        scores: public.
+        predictions: private; None for none.
+        others: further tables by the name that their files have; None for none. Their index is written if it is named.
 
     Returns:
         The record's path.
     """
     folder = results / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{record.key}.scores.csv", scores.to_csv(index=False, lineterminator="\n"))
-    if predictions is not None:
-        write_text(folder / f"{record.key}.predictions.csv", predictions.to_csv(index=False, lineterminator="\n"))
+    for name, table in {"scores": scores, "predictions": predictions, **others}.items():
+        if table is not None:
+            text = table.to_csv(index=table.index.name is not None, lineterminator="\n")
+            write_text(folder / f"{record.key}.{name}.csv", text)
     path = folder / f"{record.key}.json"
     write_text(path, json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) + "\n")
     return path

@@ -13,13 +13,14 @@ from wavbench.benchmark.cell import STORED, Paths, Plan
 from wavbench.benchmark.record import Record, hashed, key_of, write_record
 from wavbench.benchmark.stats import interval
 from wavbench.downstream.batches import Readable
-from wavbench.downstream.metrics import METRICS, equal_error_threshold, signature
+from wavbench.downstream.metrics import METRICS, confusion, equal_error_threshold, signature
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import Result
 from wavbench.downstream.saved import save_heads
 from wavbench.downstream.splits import fold_column
 from wavbench.upstream.manifest import Manifest
 
+MOST_CLASSES = 200  # of a confusion matrix that is written
 TEXT_COLUMNS = ("reference", "hypothesis", "hypothesis_lm")  # of a scores table; these go to the predictions file
 
 
@@ -101,7 +102,23 @@ def write_result(
             else key_of({"trials": plan.given_trials}),  # boards keep lists apart
         },
     )
-    return write_record(paths.results, record, scores, predictions)
+    left_out = table.iloc[list(result.skipped)][["id"]].assign(reason="more symbols than frames")
+    return write_record(
+        paths.results,
+        record,
+        scores,
+        predictions,
+        confusion=_confusion(metric.name, scores),
+        skipped=left_out if len(left_out) else None,
+    )
+
+
+def _confusion(metric: str, scores: pd.DataFrame) -> pd.DataFrame | None:
+    """Which class was taken for which, None for other scores; of many classes, the scores tell it shorter."""
+    if metric != "accuracy":
+        return None
+    counts = confusion(scores)
+    return counts if len(counts) <= MOST_CLASSES else None
 
 
 def _tables(plan, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:

@@ -11,13 +11,15 @@ import pytest
 import soundfile
 
 from wavbench.benchmark import record as records
+from wavbench.benchmark.cell import Cell, Paths, layer_choices, plan_cell
 from wavbench.benchmark.record import exists, read_record, read_records, read_scores
-from wavbench.benchmark.run import Cell, Listener, Paths, layer_choices, plan_cell, run_cell
+from wavbench.benchmark.run import run_cell
 from wavbench.benchmark.stats import interval
 from wavbench.downstream.metrics import METRICS
 from wavbench.downstream.trials import draw_trials, write_trials
 from wavbench.upstream.catalog import Upstream, load
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import read_manifest
 
 COUNT = 36

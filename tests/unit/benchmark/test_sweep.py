@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from wavbench.benchmark import sweep as module
+from wavbench.benchmark.cell import Cell, Paths, plan_cell
 from wavbench.benchmark.record import read_records
-from wavbench.benchmark.run import Cell, Listener, Paths, plan_cell
 from wavbench.benchmark.sweep import Job, sweep
 from wavbench.upstream import claims
 from wavbench.upstream.catalog import load
+from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import read_manifest
 
 COUNT, SHARE = 36, 0.003

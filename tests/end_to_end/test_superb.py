@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from corpus_trees import write_text
 from wavbench.benchmark.baselines import find_baseline
 from wavbench.benchmark.config import CONFIGS
 from wavbench.benchmark.record import read_records
+from wavbench.downstream.heads import blstm, blstm_superb, translator, translator_superb, xvector
 from wavbench.upstream import catalog
 from wavbench.upstream.export import export_hugging_face
 
@@ -26,6 +28,20 @@ LARGER = {  # than what a reader is tested with: trials need two speakers in dev
 
 def experiment(name: str) -> dict:
     return yaml.safe_load((CONFIGS / "experiment" / f"{name}.yaml").read_text())
+
+
+@pytest.fixture(autouse=True)
+def narrow_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SUPERB's heads for GPUs and those of translation, at a width that a test can pay for."""
+    narrow = partial(blstm.Stack, stride=1, projection=8, hidden=8)
+    small = translator.Shape(width=16, hidden=24, attention_heads=2, encoder_blocks=1, decoder_blocks=1)
+    monkeypatch.setattr(blstm_superb, "build", narrow)
+    monkeypatch.setattr(blstm, "build", narrow)
+    monkeypatch.setattr(blstm, "STRIDE", 1)  # the made recordings are too short for two frames a character
+    monkeypatch.setattr(xvector, "WIDTH", 8)
+    monkeypatch.setattr(xvector, "POOLED", 12)
+    for module in (translator, translator_superb):
+        monkeypatch.setattr(module, "build", partial(translator.Translator, shape=small))
 
 
 @pytest.fixture(scope="session")

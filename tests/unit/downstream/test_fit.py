@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from wavbench.downstream.fit import HeadStack, StackedAdam, batch_order, fit
+from wavbench.downstream.fit import HeadStack, StackedAdam, batch_order, fit, like_lengths
 from wavbench.downstream.heads import mean_linear, projection
 from wavbench.downstream.mix import Mix
 from wavbench.downstream.objectives import Classify
@@ -158,3 +158,34 @@ def test_a_projection_stack_gives_its_speaker_weights_head_by_head() -> None:
     model = HeadStack(1, [0, 1], 2, lambda heads: projection.build(heads, 6, 4))
     assert model.stacked("speakers").shape[0] == 3
     assert model(torch.randn(2, 5, 6)).shape[:2] == (3, 5)
+
+
+def test_batches_of_like_length_hold_every_row_once_an_epoch_and_few_frames_of_padding() -> None:
+    random = np.random.default_rng(0)
+    rows, lengths = np.arange(100, 400), random.integers(20, 400, 300)
+    batches = like_lengths(rows, lengths, 1_000, seed=3)
+    seen, epoch = [], []
+    while len(seen) < 300:
+        batch = next(batches)
+        own = lengths[batch - 100]
+        assert len(batch) * own.max() <= 1_000 or len(batch) == 1
+        seen += batch.tolist()
+        epoch.append(own)
+    assert sorted(seen) == rows.tolist()
+    padded = sum(len(own) * own.max() for own in epoch)
+    assert padded < 1.1 * lengths.sum()
+    again = like_lengths(rows, lengths, 1_000, seed=3)
+    first = np.concatenate([next(again) for _ in epoch])
+    assert first.tolist() == seen  # a function of the seed
+    assert np.concatenate([next(again) for _ in epoch]).tolist() != seen  # and of the epoch
+
+
+def test_a_head_that_has_waited_long_enough_stays_as_it_was_and_all_of_them_end_the_training() -> None:
+    data, rates = Pooled(), [1e-3, 1e-1]
+    whole, _ = trained(data, 0, [1, 1], rates, updates=200, evaluate_every=5)
+    stopped, _ = trained(data, 0, [1, 1], rates, updates=200, evaluate_every=5, patience=3)
+    assert (stopped.updates <= whole.updates).all()
+    assert (stopped.updates < whole.updates).any()
+    alone, _ = trained(data, 0, [1], rates[1:], updates=200, evaluate_every=5, patience=3)
+    assert alone.updates[0] == stopped.updates[1]  # how long one waits is nothing to the others
+    assert alone.dev[0] == pytest.approx(stopped.dev[1])

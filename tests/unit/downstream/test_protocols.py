@@ -1,5 +1,7 @@
 """Protocols: what SUPERB's does otherwise than ours, and where it cannot be had."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,3 +114,34 @@ def test_constant_rates_are_constant_and_others_fall(monkeypatch: pytest.MonkeyP
         fit(model, objective, Batches(), rows, rows, [1e-3], budget, True, 0, falls=falls)
     assert shares[:10] == [1, 1, 1, 1, 1, 1, 0.8, pytest.approx(0.6), pytest.approx(0.4), pytest.approx(0.2)]
     assert shares[10:] == [1.0] * 10
+
+
+def test_any_column_can_be_classified() -> None:
+    task = load_task("classify-gender")
+    assert (task.needs, task.target({"gender": "f"})) == (("gender",), "f")
+    for name in ("classify", "classify-", "clasify-gender", "er-gender"):
+        with pytest.raises(UserError, match="there is no task") as caught:
+            load_task(name)
+    assert "er" in caught.value.remedy
+    with pytest.raises(UserError, match="has no classes"):
+        load_task("classify-id")
+
+
+def test_superb_chooses_verification_on_test() -> None:
+    table = pd.DataFrame({"split": ["train"] * 4 + ["dev"] * 2 + ["test"] * 3, "speaker": [*"abcdefghi"]})
+    (split,) = splits_of(table, load_task("asv"), SUPERB)
+    assert split.dev.tolist() == split.test.tolist() == [6, 7, 8]
+    (clean,) = splits_of(table, load_task("asv"))
+    assert clean.dev.tolist() == [4, 5]
+
+
+def test_rates_that_warm_up_fall_with_the_root_of_the_updates() -> None:
+    budget = Budget(updates=100, batch=4, evaluate_every=5, learning_rates=(1e-3,), warmup=16)
+    shares = [module.share_of_rate(update, budget, True) for update in (4, 16, 64)]
+    assert shares == [0.25, 1.0, 0.5]
+
+
+def test_a_budget_is_described_by_what_the_first_records_had_and_by_what_is_set() -> None:
+    budget = Budget(updates=10, batch=4, evaluate_every=5, learning_rates=(1e-3,))
+    assert set(budget.described()) == {"updates", "batch", "evaluate_every", "learning_rates"}
+    assert replace(budget, crop=2.0).described()["crop"] == 2.0

@@ -10,10 +10,12 @@ from wavbench.downstream.fit import HeadStack, fit
 from wavbench.downstream.heads import translator
 from wavbench.downstream.heads.translator import Translator, Writer
 from wavbench.downstream.metrics import bleu
+from wavbench.downstream.objectives import Classify, Transcribe
 from wavbench.downstream.spec import Budget
 from wavbench.downstream.stacked import StackedNorm, some_heads
 from wavbench.downstream.text import IGNORED
-from wavbench.downstream.translate import SMOOTHING, Translate, smoothed_loss
+from wavbench.downstream.translate import SMOOTHING, Translate, smoothed_loss, text_of
+from wavbench.upstream.errors import UserError
 
 INPUTS, OUTPUTS = 6, 9
 SHAPE = translator.Shape(width=32, hidden=64)
@@ -204,3 +206,29 @@ def test_characters_that_train_lacks_are_neither_learned_nor_refused() -> None:
     assert objective.classes[1].tolist() == [0, 2, 3, 0]
     scores = objective.scores([[[[2, 3]]]], [np.array([1])], 0)
     assert (scores["unseen"][0], scores["reference"][0], scores["hypothesis"][0]) == (1, "aéb", "ab")
+
+
+def test_pieces_of_words_are_written_and_read_back_as_the_texts_they_were_made_of() -> None:
+    words = ["the", "cat", "sat", "on", "a", "mat", "while", "some", "other", "cats", "were", "sitting", "there"]
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(words, 5)) for _ in range(80)] + ["the zebra sat"]
+    lengths = np.full(len(texts), 60)
+    objective = Translate([list(text) for text in texts], np.arange(80), lengths, 50.0)
+    characters = [len(c) for c in objective.classes]
+    objective.in_pieces(np.arange(80), lengths, 40)
+    symbols = ["", *objective.vocabulary.symbols]
+    for text, classes in zip(texts[:80], objective.classes, strict=False):
+        assert text_of([symbols[c] for c in classes[1:-1]], True) == text
+    assert objective.outputs == len(symbols) <= 41
+    assert sum(map(len, objective.classes)) < 0.6 * sum(characters)
+    assert objective.bounds.max() < max(characters)
+    unseen = objective.scores([[[[], []]]], [np.array([0, 80])], 0)["unseen"].tolist()
+    assert unseen == [0, 2]  # z and b; pieces are no characters
+    with pytest.raises(UserError, match="no 3 pieces can be made"):
+        objective.in_pieces(np.arange(80), lengths, 3)
+
+
+def test_learning_rates_of_short_runs_are_chosen_by_the_loss() -> None:
+    assert Translate.searched_by_loss
+    assert Transcribe.searched_by_loss
+    assert not hasattr(Classify, "searched_by_loss")

@@ -66,7 +66,9 @@ def run(config: schemas.Run) -> int:
     from wavbench.upstream.manifest import read_manifest
 
     # misspelt names are said before anything slow
-    load_task(config.task).chosen(find_protocol(config.protocol), config.head)
+    task = load_task(config.task).chosen(find_protocol(config.protocol), config.head)
+    if config.protocol == "superb" and task.superb.differs:
+        print(f"note: not all is SUPERB's: {task.superb.differs}")
     manifest = read_manifest(config.manifest, config.root)
     upstream = load_upstream(
         config.upstream,

@@ -10,6 +10,7 @@ import pandas as pd
 
 from wavbench.benchmark import record as records
 from wavbench.benchmark.cell import STORED, Paths, Plan
+from wavbench.benchmark.loading import features_hash
 from wavbench.benchmark.record import Record, hashed, key_of, write_record
 from wavbench.benchmark.stats import interval
 from wavbench.downstream.batches import Readable
@@ -90,6 +91,7 @@ def write_result(
         started=started.isoformat(timespec="seconds"),
         config={
             "budget": plan.budget.described(),
+            "effective_batch": result.batch,
             "upstream": plan.upstream.config,
             **({"signature": signature(metric.name)} if signature(metric.name) else {}),
             **({"lm": list(result.decoding)} if result.decoding else {}),
@@ -152,6 +154,8 @@ def write_heads(plan: Plan, result: Result) -> None:
     about = {"corpus": plan.manifest.name, "protocol": plan.protocol.name, **scores}
     if plan.cell.units:
         about["units"] = plan.cell.units
+    if result.decoding:
+        about["lm"] = result.decoding[0]
     if plan.task.objective == "Verify":
         about["threshold"] = equal_error_threshold(result.scores)
     given = dict(plan.cell.loaded) | {"name": upstream.name, "weights_hash": upstream.weights_hash}
@@ -161,7 +165,8 @@ def write_heads(plan: Plan, result: Result) -> None:
         task=plan.cell.task,
         objective=plan.task.objective,
         name=plan.task.head,
-        upstream=given | {"precision": upstream.precision, "language": upstream.language},
+        upstream=given
+        | {"precision": upstream.precision, "language": upstream.language, "features": features_hash(upstream)},
         about=about,
     )
 

@@ -9,12 +9,12 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from wavbench.downstream import objectives
 from wavbench.downstream.batches import FrameBatches, PooledBatches, Readable
-from wavbench.downstream.fit import Fit, HeadStack, decode_rows, fit
+from wavbench.downstream.fit import Fit, HeadStack, decode_rows, fit, like_lengths
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.spec import Budget, Protocol, Task
 from wavbench.downstream.splits import Split
@@ -23,6 +23,7 @@ from wavbench.downstream.with_lm import MOST_DEV, Model, decode_again, open_mode
 from wavbench.upstream.errors import UserError
 
 HEADS = Path(__file__).parent / "heads"
+SAMPLED_BATCHES = 50  # that the mean size of batches of like length is taken over
 COHORT = 2_000  # train utterances whose speakers scores of trials are normalised by
 
 
@@ -86,6 +87,7 @@ class Trained:
         standard: shift and scale of features.
         skipped: train rows without a path for CTC.
         decoding: how each was decoded with a language model; empty without one.
+        batch: what an update saw on average: `utterances` and `audio_seconds`.
     """
 
     model: HeadStack
@@ -97,6 +99,7 @@ class Trained:
     standard: tuple[Tensor | None, Tensor | None]
     skipped: tuple[int, ...]
     decoding: tuple[dict, ...]
+    batch: dict[str, float]
 
     def head(self, place: int) -> Head:
         """The head of one layer choice; a single layer's reads nothing but that layer."""
@@ -267,7 +270,28 @@ def train_fold(
         standard=(batches.shift, batches.scale),
         skipped=skipped,
         decoding=tuple(decoding),
+        batch=effective_batch(budget, lengths[train], store.frame_rate),
     )
+
+
+def effective_batch(budget: Budget, frames: Int[np.ndarray, " train"], frame_rate: float) -> dict[str, float]:
+    """Utterances and seconds of audio that an update sees on average.
+
+    Args:
+        budget: of the head.
+        frames: of each train utterance.
+        frame_rate: frames per second.
+    """
+    if budget.frames:
+        batches = like_lengths(np.arange(len(frames)), frames, budget.frames, seed=0)
+        sizes = [len(next(batches)) for _ in range(SAMPLED_BATCHES)]
+        utterances = float(np.mean(sizes))
+    else:
+        whole, rest = divmod(len(frames), budget.batch)
+        utterances = len(frames) / (whole + bool(rest))
+    seconds = frames / frame_rate
+    seconds = np.full(len(frames), budget.crop) if budget.crop else seconds
+    return {"utterances": round(utterances, 2), "audio_seconds": round(float(utterances * seconds.mean()), 2)}
 
 
 def _short(budget: Budget) -> Budget:

@@ -33,6 +33,7 @@ class Result:
         layer_weights: of the mix, averaged over folds; empty for a single layer.
         parameters: trained per head.
         decoding: how each fold was decoded with a language model; empty without one.
+        batch: `utterances` and `audio_seconds` that an update saw on average, in the first fold.
     """
 
     layers: str | int
@@ -46,6 +47,7 @@ class Result:
     skipped: tuple[int, ...]
     heads: tuple[Head, ...]
     decoding: tuple[dict, ...]
+    batch: dict[str, float]
 
 
 def usable_rows(manifest: Manifest, task: Task, store: Readable) -> pd.DataFrame:
@@ -160,6 +162,7 @@ def probe(
                 parameters=sum(p[0].numel() for p in model.head_parameters()[0 if choice == MIX else -1]),
                 skipped=tuple(skipped),
                 heads=tuple(fold.head(k) for fold in folds),
+                batch=folds[0].batch,
                 decoding=tuple(fold.decoding[k] for fold in folds if fold.decoding),
             )
         )

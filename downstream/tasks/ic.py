@@ -17,6 +17,9 @@ task = Task(
     metric=ACCURACY,
     budget=Budget(updates=5_000, batch=32, evaluate_every=250, learning_rates=(1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2)),
     heads=UTTERANCE_HEADS,
-    source="Yang et al. 2021, SUPERB, IC (one softmax over the intents where its recipe has three, over their parts)",
-    superb=Superb(budget=Budget(updates=200_000, batch=32, evaluate_every=5_000, learning_rates=SUPERB_RATES)),
+    source="Yang et al. 2021, SUPERB, IC",
+    superb=Superb(
+        budget=Budget(updates=200_000, batch=32, evaluate_every=5_000, learning_rates=SUPERB_RATES),
+        differs="one softmax over the intents, SUPERB has three over their parts",
+    ),
 )

@@ -16,6 +16,9 @@ task = Task(
     metric=ACCURACY,
     budget=Budget(updates=5_000, batch=32, evaluate_every=250, learning_rates=(1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2)),
     heads=UTTERANCE_HEADS,
-    source="Yang et al. 2021, SUPERB, KS (without its sampler that draws all classes equally often)",
-    superb=Superb(budget=Budget(updates=200_000, batch=32, evaluate_every=5_000, learning_rates=SUPERB_RATES)),
+    source="Yang et al. 2021, SUPERB, KS",
+    superb=Superb(
+        budget=Budget(updates=200_000, batch=32, evaluate_every=5_000, learning_rates=SUPERB_RATES),
+        differs="classes are drawn as often as they come, SUPERB draws all equally often",
+    ),
 )

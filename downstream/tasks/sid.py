@@ -16,6 +16,9 @@ task = Task(
     metric=ACCURACY,
     budget=Budget(updates=10_000, batch=32, evaluate_every=500, learning_rates=(1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)),
     heads=UTTERANCE_HEADS,
-    source="Yang et al. 2021, SUPERB, SID (whole utterances where its recipe crops 8 s)",
-    superb=Superb(budget=Budget(updates=200_000, batch=32, evaluate_every=5_000, learning_rates=SUPERB_RATES)),
+    source="Yang et al. 2021, SUPERB, SID",
+    superb=Superb(
+        budget=Budget(updates=200_000, batch=32, evaluate_every=5_000, learning_rates=SUPERB_RATES),
+        differs="whole utterances, SUPERB crops 8 s",
+    ),
 )

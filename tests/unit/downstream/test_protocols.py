@@ -9,6 +9,7 @@ import torch
 
 from wavbench.downstream import fit as module
 from wavbench.downstream.fit import fit
+from wavbench.downstream.fold import effective_batch
 from wavbench.downstream.heads import mean_linear
 from wavbench.downstream.objectives import Classify
 from wavbench.downstream.spec import CLEAN, PROTOCOLS, SUPERB_RATES, Budget, find_protocol, load_task, task_names
@@ -145,3 +146,11 @@ def test_a_budget_is_described_by_what_the_first_records_had_and_by_what_is_set(
     budget = Budget(updates=10, batch=4, evaluate_every=5, learning_rates=(1e-3,))
     assert set(budget.described()) == {"updates", "batch", "evaluate_every", "learning_rates"}
     assert replace(budget, crop=2.0).described()["crop"] == 2.0
+
+
+def test_what_an_update_sees_is_stated_in_utterances_and_seconds() -> None:
+    frames = np.full(20, 100)  # 2 s each
+    budget = Budget(updates=10, batch=8, evaluate_every=5, learning_rates=(1e-3,))
+    assert effective_batch(budget, frames, 50.0) == {"utterances": 6.67, "audio_seconds": 13.33}  # 8, 8 and 4
+    assert effective_batch(replace(budget, crop=0.5), frames, 50.0)["audio_seconds"] == 3.33
+    assert effective_batch(replace(budget, frames=400), frames, 50.0) == {"utterances": 4.0, "audio_seconds": 8.0}

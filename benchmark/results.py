@@ -138,6 +138,8 @@ def _tables(plan, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFra
     if "score" in public:
         public["score"] = public["score"].astype(float).round(5)
         public["target"] = public["target"].astype(int)
+        if "score_snorm" in public:
+            public["score_snorm"] = public["score_snorm"].astype(float).round(4)
         return public, None
     names = ("label", "prediction") if "label" in scores else TEXT_COLUMNS
     if names[0] not in scores:

@@ -13,7 +13,7 @@ from wavbench.downstream.batches import Readable
 from wavbench.downstream.fold import trials_of
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import check_labels, probe, usable_rows
-from wavbench.downstream.saved import ABOUT
+from wavbench.downstream.saved import record_of
 from wavbench.downstream.splits import splits_of
 from wavbench.downstream.streamed import Streamed
 from wavbench.downstream.trials import write_trials
@@ -23,8 +23,11 @@ from wavbench.upstream.listener import Listener
 
 def missing(plan: Plan, paths: Paths) -> list[str | int]:
     """Layer choices whose records do not exist yet, or whose head is wanted and was not kept."""
-    unsaved = plan.cell.save is not None and not (plan.cell.save / ABOUT).is_file()
-    return [c for c in plan.choices if unsaved or not records.exists(paths.results, plan.key(c))]
+
+    def kept(choice: str | int) -> bool:
+        return plan.cell.save is None or record_of(plan.cell.save) == plan.key(choice)
+
+    return [c for c in plan.choices if not (kept(c) and records.exists(paths.results, plan.key(c)))]
 
 
 def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:

@@ -1,14 +1,15 @@
 """`wavbench transcribe | classify | verify | translate`: a trained head on audio files."""
 
 import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from wavbench.benchmark import schemas
-from wavbench.benchmark.loading import load_upstream
+from wavbench.benchmark.loading import features_hash, load_upstream
 from wavbench.upstream.errors import UserError
 
 KINDS = {
@@ -23,21 +24,22 @@ SHOWN = 3  # classes beside the likeliest
 def transcribe(config: schemas.Infer) -> int:
     """Text, or phones, with times."""
     from wavbench.downstream import use
-    from wavbench.downstream.saved import load_heads
 
-    saved = _right(load_heads(config.head), "transcribe")
-    search = _search(config, use.only_head(saved).symbols) if config.lm else None
+    saved = _right(config, "transcribe")
+    search = _search(config, saved) if config.lm else None
     stride = getattr(use.only_head(saved).model.one, "stride", 1)
     joined = saved.objective == "Transcribe"
 
     def one(states, upstream) -> dict:
         outputs, step = use.emissions(saved, states), stride / upstream.frame_rate
-        tokens = use.tokens_of(outputs, use.only_head(saved).symbols, step)
+        symbols, last = use.only_head(saved).symbols, states.shape[1] / upstream.frame_rate
         if search:
-            return {"text": search(outputs)}
+            tokens = use.aligned(outputs, search(outputs), symbols, step)
+        else:
+            tokens = use.tokens_of(outputs, symbols, step)
         units = use.words_of(tokens) if joined else tokens
         text = " ".join(unit.symbol for unit in units)
-        timed = [{"start": round(t.start, 3), "end": round(t.end, 3), "symbol": t.symbol} for t in units]
+        timed = [{"start": round(t.start, 3), "end": round(min(t.end, last), 3), "symbol": t.symbol} for t in units]
         return {"text": text, "words" if joined else "phones": timed}
 
     return _each(config, saved, one, lambda row: row["text"])
@@ -46,9 +48,8 @@ def transcribe(config: schemas.Infer) -> int:
 def classify(config: schemas.Infer) -> int:
     """The likeliest class, with its probability."""
     from wavbench.downstream import use
-    from wavbench.downstream.saved import load_heads
 
-    saved = _right(load_heads(config.head), "classify")
+    saved = _right(config, "classify")
 
     def one(states, upstream) -> dict:
         shares = use.classify(saved, states)
@@ -66,9 +67,8 @@ def classify(config: schemas.Infer) -> int:
 def translate(config: schemas.Infer) -> int:
     """What was said, in the language that the head writes."""
     from wavbench.downstream import use
-    from wavbench.downstream.saved import load_heads
 
-    saved = _right(load_heads(config.head), "translate")
+    saved = _right(config, "translate")
     return _each(
         config,
         saved,
@@ -80,9 +80,8 @@ def translate(config: schemas.Infer) -> int:
 def verify(config: schemas.Infer) -> int:
     """How alike the voices of two files are."""
     from wavbench.downstream import use
-    from wavbench.downstream.saved import load_heads
 
-    saved = _right(load_heads(config.head), "verify")
+    saved = _right(config, "verify")
     if len(config.audio) != 2:
         raise UserError(
             f"two files are compared, and {len(config.audio)} were given", remedy="wavbench verify A.wav B.wav head=..."
@@ -92,7 +91,7 @@ def verify(config: schemas.Infer) -> int:
     for path in config.audio:
         row = _read(upstream, saved, path)
         if isinstance(row, str):
-            raise UserError("not usable as speech", where=path, why=row)
+            raise UserError("not usable as speech", where=path, why=row, remedy="give two files of somebody speaking")
         voices.append(use.embed(saved, row))
     score = float(voices[0] @ voices[1])
     threshold = saved.about.get("threshold")  # where misses equalled false alarms on the test trials
@@ -110,7 +109,7 @@ def verify(config: schemas.Infer) -> int:
 def _each(config: schemas.Infer, saved, one: Callable, words: Callable[[dict], str]) -> int:
     """Run over all files; those that cannot be used are said and do not stop the others."""
     if not config.audio:
-        raise UserError("no audio was given", remedy="name one file or many: wavbench transcribe A.wav B.wav head=...")
+        raise UserError("no audio was given", remedy="name one file or many before head=: A.wav B.wav head=...")
     upstream, failed = _upstream(config, saved), 0
     for path in config.audio:
         states = _read(upstream, saved, path)
@@ -128,8 +127,13 @@ def _each(config: schemas.Infer, saved, one: Callable, words: Callable[[dict], s
     return 2 if failed else 0
 
 
-def _right(saved, command: str):
-    """A head of the kind that a command takes."""
+def _right(config: schemas.Infer, command: str):
+    """The head, seen to be of the kind that a command takes."""
+    from wavbench.downstream.saved import load_heads
+
+    saved = load_heads(config.head)
+    if config.lm and command != "transcribe":
+        raise UserError(f"`wavbench {command}` has no use for a language model", remedy="leave lm= out")
     if saved.objective not in KINDS[command]:
         fitting = next((name for name, kinds in KINDS.items() if saved.objective in kinds), "")
         raise UserError(
@@ -162,7 +166,7 @@ def _upstream(config: schemas.Infer, saved):
         precision=str(known.get("precision") or "fp32"),
         checkpoints=config.checkpoints,
     )
-    refuse_other_upstream(saved, upstream.weights_hash, upstream.name)
+    refuse_other_upstream(saved, upstream.weights_hash, upstream.name, features_hash(upstream))
     return upstream
 
 
@@ -196,20 +200,66 @@ def _rounded(shares: dict[str, float]) -> dict[str, float]:
     return {name: round(share, 4) for name, share in shares.items()}
 
 
-def _search(config: schemas.Infer, symbols: Sequence[str]) -> Callable:
-    """From emissions to the text that a language model and the sound agree on."""
+def _search(config: schemas.Infer, saved) -> Callable[..., tuple[int, ...]]:
+    """From emissions to the symbols that a language model and the sound agree on.
+
+    Weights are those that were tuned on dev where the head was trained with lm=, unless others are given.
+    """
+    from wavbench.downstream import use
     from wavbench.downstream.language_models import decode_with_lm, load_lm
-    from wavbench.downstream.search import Weights
+    from wavbench.downstream.search import BLANK, BOUNDARIES, Search
     from wavbench.downstream.with_lm import Model, search_with
 
+    if config.lm == "train" and not Path(config.lm).exists():
+        raise UserError(
+            "the model of the train transcripts is not kept with a head",
+            where="lm=train",
+            remedy="`wavbench lm manifest=FILE out=train.arpa` makes it again; then lm=train.arpa",
+        )
     found = load_lm(config.lm)
     if not hasattr(found, "tokens"):
         raise UserError("a transformer alone cannot search", where=config.lm, remedy="lm=FILE.arpa, of `wavbench lm`")
-    search = search_with(Model(ngrams=config.lm, unit=config.lm_unit), found, symbols)
-    weights = Weights(lm=config.lm_weight, length=config.lm_length)
+    tuned = saved.about.get("lm")
+    tuned = tuned if isinstance(tuned, dict) else {}
+    joined = saved.objective == "Transcribe"
+    unit = config.lm_unit or str(tuned.get("unit") or "word")
+    if joined and unit == "word" and any(sign in found.tokens for sign in BOUNDARIES):
+        sign = next(sign for sign in BOUNDARIES if sign in found.tokens)
+        raise UserError(
+            "the language model is one of characters",
+            where=config.lm,
+            why=f"{sign!r} is among its tokens, which stands for a blank",
+            remedy="lm_unit=character",
+        )
+    symbols = use.only_head(saved).symbols
+    if joined:
+        search = search_with(Model(ngrams=config.lm, unit=unit, closed=tuned.get("closed") is True), found, symbols)
+    else:
+        search = Search(symbols=(BLANK, *symbols), model=found, unit="symbol", together=False)
+    weights = _weights(config, tuned, saved.folder)
 
-    def text(outputs) -> str:
-        ((best,),) = decode_with_lm([outputs], search, weights)
-        return " ".join(best.words)
+    def classes(outputs) -> tuple[int, ...]:
+        (hypotheses,) = decode_with_lm([outputs], search, weights)
+        return hypotheses[0].classes if hypotheses else ()
 
-    return text
+    return classes
+
+
+def _weights(config: schemas.Infer, tuned: dict, folder: Path):
+    """What was given, else what was tuned, else what is the default."""
+    from wavbench.downstream.search import Weights
+
+    try:
+        kept = tuned.get("search_weights") or tuned.get("weights") or {}
+        weights = {name: float(kept[name]) for name in ("lm", "length", "unknown") if name in kept}
+    except (TypeError, ValueError):
+        raise UserError(
+            "the saved head has weights of a language model that are no numbers",
+            where=folder / "head.json",
+            remedy="train it again: `wavbench run task=asr lm=train save=FOLDER`",
+        ) from None
+    given = {"lm": config.lm_weight, "length": config.lm_length}
+    weights |= {name: value for name, value in given.items() if value is not None}
+    if wrong := next((name for name, value in weights.items() if not math.isfinite(value)), ""):
+        raise UserError(f"the weight {wrong!r} of the language model is no number", remedy="lm_weight=0.5 lm_length=1")
+    return Weights(**weights)

@@ -104,6 +104,13 @@ def _differences(name: str, baseline: Baseline, upstream) -> Iterator[str]:
         )
 
 
+def features_hash(upstream) -> str:
+    """Of all that features depend on beside the weights: two upstreams without any may still hear differently."""
+    from wavbench.benchmark.record import key_of
+
+    return key_of({"config": upstream.config, "normalisation": upstream.normalisation})
+
+
 def check_device(device: str):
     """The torch device of this name, seen to work."""
     import torch

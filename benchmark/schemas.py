@@ -70,9 +70,9 @@ class Infer:
     checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
     json: bool = False  # a line of JSON for each file
     lm: str = ""  # transcribe: an ARPA file, or a language model of `wavbench lm`
-    lm_unit: str = "word"  # what its tokens are: word, character
-    lm_weight: float = 0.5
-    lm_length: float = 1.0  # added for each word
+    lm_unit: str = ""  # what its tokens are: word, character; as the head was tuned with, or words, where empty
+    lm_weight: float | None = None  # as tuned on dev where the head was trained with lm=, or 0.5, where not given
+    lm_length: float | None = None  # added for each word; as tuned, or 1
     device: str = "cpu"
     stores: str = "features"
     results: str = "results"

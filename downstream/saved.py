@@ -104,6 +104,15 @@ def save_heads(
     return folder
 
 
+def record_of(folder: Path) -> str:
+    """Key of the record whose head lies in a folder; "" where none does."""
+    try:
+        described = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return str(described["about"]["record"]) if (folder / WEIGHTS).is_file() else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
 def load_heads(folder: Path | str) -> Saved:
     """Read what `save_heads` wrote.
 
@@ -157,8 +166,23 @@ def load_heads(folder: Path | str) -> Saved:
         ) from None
 
 
-def refuse_other_upstream(saved: Saved, weights_hash: str, name: str) -> None:
-    """Raise unless an upstream is the one that heads were trained on: features of another mean nothing to them."""
+def refuse_other_upstream(saved: Saved, weights_hash: str, name: str, features: str = "") -> None:
+    """Raise unless an upstream is the one that heads were trained on: features of another mean nothing to them.
+
+    Args:
+        saved: heads.
+        weights_hash: of the upstream.
+        name: of the upstream, for people.
+        features: hash of what else its features depend on; "" where that is not known.
+    """
+    known = saved.upstream.get("features")
+    if known and features and known != features and saved.upstream.get("weights_hash") == weights_hash:
+        raise UserError(
+            f"the head was trained on another upstream than {name}",
+            where=saved.folder,
+            why=f"the weights are those of {saved.upstream.get('name')!r}, its configuration or normalisation is not",
+            remedy="leave upstream= out, or give the one that it was trained on",
+        )
     if saved.upstream.get("weights_hash") != weights_hash:
         raise UserError(
             f"the head was trained on another upstream than {name}",

@@ -69,7 +69,7 @@ def classify(saved: Saved, states: Float[Tensor, "layers frames dim"]) -> dict[s
 
 
 @torch.inference_mode()
-def embed(saved: Saved, states: Float[Tensor, "layers frames dim"]) -> Float[Tensor, " dim"]:
+def embed(saved: Saved, states: Float[Tensor, "layers frames dim"]) -> Float[Tensor, " width"]:
     """The unit embedding of a voice; folds side by side."""
     parts = []
     for head in saved.heads:
@@ -99,6 +99,46 @@ def tokens_of(outputs: Float[np.ndarray, "steps classes"], symbols: Sequence[str
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if best[start]:
             found.append(Token(symbols[best[start] - 1], start * seconds, end * seconds))
+    return found
+
+
+def aligned(
+    outputs: Float[np.ndarray, "steps classes"], classes: Sequence[int], symbols: Sequence[str], seconds: float
+) -> list[Token]:
+    """Times of symbols that were found otherwise than step by step: the likeliest path of CTC that writes them.
+
+    Args:
+        outputs: log-probabilities, the blank first, of as many steps as the symbols need.
+        classes: of the symbols, in order.
+        symbols: of the classes behind the blank.
+        seconds: that a step lasts.
+
+    Source: Graves et al. 2006, section 4.1, with the maximum in the place of the sum.
+    """
+    if not len(classes):
+        return []
+    states = np.zeros(2 * len(classes) + 1, int)
+    states[1::2] = classes  # blanks between them, and at both ends
+    skips = np.append([False, False], (states[2:] != states[:-2]) & (states[2:] > 0))  # past a blank that need not be
+    best = np.full(len(states), -np.inf)
+    best[:2] = outputs[0, states[:2]]
+    moves = np.zeros((len(outputs), len(states)), int)
+    for step in range(1, len(outputs)):
+        ways = np.full((3, len(states)), -np.inf)
+        ways[0], ways[1, 1:] = best, best[:-1]
+        ways[2, 2:] = np.where(skips[2:], best[:-2], -np.inf)
+        moves[step] = ways.argmax(axis=0)
+        best = ways.max(axis=0) + outputs[step, states]
+    place = len(states) - 1 - int(best[-2] >= best[-1])
+    path = [place]
+    for step in range(len(outputs) - 1, 0, -1):
+        place -= moves[step, place]
+        path.append(place)
+    path = np.array(path[::-1])
+    found = []
+    for number, symbol in enumerate(classes):
+        steps = np.flatnonzero(path == 2 * number + 1)
+        found.append(Token(symbols[symbol - 1], int(steps[0]) * seconds, (int(steps[-1]) + 1) * seconds))
     return found
 
 

@@ -127,6 +127,7 @@ def decode_again(
         "ngrams": Path(model.ngrams).name,
         "neural": Path(model.neural).name,
         "weights": asdict(tuned.rescoring or tuned.search),
+        **({"search_weights": asdict(tuned.search)} if tuned.rescoring else {}),
         "dev_error_rate": min(trial.error_rate for trial in tuned.trials),
         "tried": len(tuned.trials),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wavbench.downstream.decode import greedy_ctc
 from wavbench.downstream.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
-from wavbench.downstream.metrics import edit_distances
+from wavbench.downstream.metrics import sequence_scores
 from wavbench.downstream.text import IGNORED, SILENCE, Segment, Vocabulary, frame_labels
 from wavbench.upstream.errors import UserError
 
@@ -160,12 +160,4 @@ class Joined(Frames):
         row, symbols = np.concatenate(rows), self.vocabulary.symbols
         hypotheses = [[symbols[c] for c in found] for batch in decoded for found in batch[head]]
         references = [[s.phone for s in self.targets[r] if s.phone not in SILENCE] for r in row]
-        return pd.DataFrame(
-            {
-                "row": row,
-                "errors": edit_distances(references, hypotheses),
-                "tokens": [len(reference) for reference in references],
-                "reference": [" ".join(reference) for reference in references],
-                "hypothesis": [" ".join(hypothesis) for hypothesis in hypotheses],
-            }
-        )
+        return sequence_scores(row, references, hypotheses)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wavbench.downstream.decode import greedy_ctc
 from wavbench.downstream.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
-from wavbench.downstream.metrics import edit_distances
+from wavbench.downstream.metrics import edit_distances, sequence_scores
 from wavbench.downstream.text import Vocabulary
 from wavbench.upstream.errors import UserError
 
@@ -98,15 +98,7 @@ class Ctc:
         symbols = ["", *self.vocabulary.symbols]
         hypotheses = [[symbols[s] for s in hypothesis] for batch in decoded for hypothesis in batch[head]]
         references = [self.targets[r] for r in row]
-        return pd.DataFrame(
-            {
-                "row": row,
-                "errors": edit_distances(references, hypotheses),
-                "tokens": [len(reference) for reference in references],
-                "reference": [" ".join(reference) for reference in references],
-                "hypothesis": [" ".join(hypothesis) for hypothesis in hypotheses],
-            }
-        )
+        return sequence_scores(row, references, hypotheses)
 
 
 class Transcribe(Ctc):

@@ -21,6 +21,21 @@ def edit_distances(references: Sequence[Sequence], hypotheses: Sequence[Sequence
     return np.array([Levenshtein.distance(r, h) for r, h in zip(references, hypotheses, strict=True)], np.int64)
 
 
+def sequence_scores(
+    rows: Int[np.ndarray, " utterances"], references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]
+) -> pd.DataFrame:
+    """The scores table of sequences of symbols: errors, tokens, and both sequences as text."""
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "errors": edit_distances(references, hypotheses),
+            "tokens": [len(reference) for reference in references],
+            "reference": [" ".join(reference) for reference in references],
+            "hypothesis": [" ".join(hypothesis) for hypothesis in hypotheses],
+        }
+    )
+
+
 def error_rate(
     scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"] | None = None, suffix: str = ""
 ) -> Float[np.ndarray, " resamples"]:

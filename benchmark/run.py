@@ -17,6 +17,7 @@ from wavbench.downstream.saved import record_of
 from wavbench.downstream.splits import splits_of
 from wavbench.downstream.streamed import Streamed
 from wavbench.downstream.trials import write_trials
+from wavbench.downstream.with_lm import TRAIN, open_models
 from wavbench.upstream.extract import extract, fingerprint_of, fits, store_path
 from wavbench.upstream.listener import Listener
 
@@ -38,7 +39,12 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
     """
     todo = missing(plan, paths)
     if todo:
-        check_labels(plan.task, with_targets(plan.manifest, plan.task), plan.trials, plan.protocol)
+        labelled = with_targets(plan.manifest, plan.task)
+        if len(labelled) < len(plan.manifest):
+            count, columns = len(plan.manifest) - len(labelled), " or ".join(plan.task.needs)
+            listener.say(f"left out: {count} of {len(plan.manifest)} utterances without {columns}")
+        check_labels(plan.task, labelled, plan.trials, plan.protocol)
+        _check_model(plan, labelled)
         store = store_for(plan, paths, listener)
         table = usable_rows(plan.manifest, plan.task, store)
         if plan.task.objective == "Verify" and plan.trials is None:
@@ -63,11 +69,24 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
             if result.skipped:
                 first = table["id"].iloc[result.skipped[0]]
                 count = len(result.skipped)
-                listener.say(f"left out of training: {count} utterances with more symbols than frames (first: {first})")
+                file = f"{plan.key(result.layers)}.skipped.csv"
+                listener.say(
+                    f"left out of training: {count} utterances with more symbols than frames (first: {first}; "
+                    f"all: {paths.results / 'runs' / file})"
+                )
             write_result(plan, paths, store, table, result, started, seconds)
             if plan.cell.save is not None:
                 write_heads(plan, result)
     return [paths.results / "runs" / f"{plan.key(choice)}.json" for choice in plan.choices]
+
+
+def _check_model(plan: Plan, table: pd.DataFrame) -> None:
+    """Find a language model that does not fit the transcripts before hours go into features and training."""
+    model = plan.cell.lm
+    if model is None or (model.ngrams == TRAIN and not model.neural):
+        return
+    train = splits_of(table, plan.task, plan.protocol)[0].train
+    open_models(model, ["".join(plan.task.target(row)) for row in table.iloc[train].to_dict("records")])
 
 
 def store_for(plan: Plan, paths: Paths, listener: Listener) -> Readable:

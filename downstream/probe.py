@@ -12,7 +12,7 @@ from wavbench.downstream.fold import Head, Recipe, Trained, train_fold, trials_o
 from wavbench.downstream.metrics import METRICS, secondary
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.spec import CLEAN, Budget, Protocol, Task
-from wavbench.downstream.splits import shared, splits_of
+from wavbench.downstream.splits import fold_column, shared, splits_of
 from wavbench.downstream.with_lm import Model
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import Manifest
@@ -86,11 +86,17 @@ def check_labels(
     make = getattr(objectives, task.objective)
     targets = [task.target(row) for row in table.to_dict("records")]
     for split in splits_of(table, task, protocol):
-        objective = make(targets, split.train, [0] * len(table), 1.0)  # no frames yet
-        objective.check(split.dev, "dev")
-        objective.check(split.test, "test")
-        if task.objective == "Verify":
-            trials_of(table, split, trials, 0)
+        try:
+            objective = make(targets, split.train, [0] * len(table), 1.0)  # no frames yet
+            objective.check(split.dev, "dev")
+            objective.check(split.test, "test")
+            if task.objective == "Verify":
+                trials_of(table, split, trials, 0)
+        except UserError as error:
+            if not split.name:
+                raise
+            where = f"the fold that leaves {fold_column(table, task)} {split.name} out"
+            raise UserError(error.what, where=where, why=error.why, remedy=error.remedy) from None
 
 
 def probe(

@@ -3,7 +3,6 @@
 import contextlib
 import resource
 import sys
-import time
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,7 +164,7 @@ def _train_and_score(run: _Run) -> None:
     from wavbench.benchmark.loading import load
     from wavbench.downstream import finetune as tuning
 
-    started, clock = datetime.now(UTC), time.monotonic()
+    started = datetime.now(UTC)
     first, upstream, display = run.fabric.is_global_zero, run.plan.upstream, run.display
 
     def report(status) -> None:
@@ -192,7 +191,6 @@ def _train_and_score(run: _Run) -> None:
     )
     if not first:
         return
-    trained = time.monotonic() - clock
     path = tuning.write_encoder(run.folder, upstream, tuned.model)
     encoder = load(str(path), device=run.config.device)
     tuning.write_head(
@@ -207,7 +205,14 @@ def _train_and_score(run: _Run) -> None:
     scores = tuning.score(
         encoder, tuned.model.head, run.data, lambda done, total: display.progress("scoring test", done, total)
     )
-    _write_record(run, tuned, scores, started, trained)
+    _write_record(run, tuned, scores, started, training_seconds(run.folder / "train.csv"))
+
+
+def training_seconds(table: Path) -> float:
+    """What all processes of a run have trained, from the rows that they have logged: audio seen by its rate."""
+    rows = pd.read_csv(table)
+    audio = rows["audio_hours"].diff().fillna(rows["audio_hours"]) * 3_600
+    return float((audio / rows["audio_seconds_per_second"]).sum())
 
 
 def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, trained: float) -> None:
@@ -255,7 +260,7 @@ def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, tra
         secondary={name: round(value, 4) for name, value in secondary(metric.name, public).items()},
         cost={
             "extract_s": 0.0,
-            "fit_s": round(trained, 2),  # of the last process, where a run was stopped
+            "fit_s": round(trained, 2),
             "peak_memory_mb": round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1),
             "store_mb": 0.0,
             "parameters": float(tuned.parameters),

@@ -1,5 +1,6 @@
 """Metrics against hand-computed values and the libraries of the field."""
 
+import itertools
 import sys
 
 import jiwer
@@ -13,6 +14,7 @@ from wavbench.downstream.metrics import (
     METRICS,
     accuracy,
     confusion,
+    constant_error_rate,
     edit_distances,
     equal_error_rate,
     error_rate,
@@ -141,6 +143,42 @@ def test_beside_the_word_error_rate_stand_characters_and_those_that_no_head_coul
     scores = pd.DataFrame(counts | {"unseen": [2, 0]})
     assert METRICS["WER"](scores)[0] == pytest.approx(25)
     assert secondary("WER", scores) == {"CER": 10.0, "utterances_with_unseen_characters": 1.0, "chance": 100.0}
+
+
+def rate(answer: str, references: list[str]) -> float:
+    """Errors per hundred tokens of one answer to everything."""
+    tokens = [text.split() for text in references]
+    return 100 * edit_distances(tokens, [answer.split()] * len(tokens)).sum() / sum(map(len, tokens))
+
+
+def test_the_constant_answer_is_near_the_best_of_all_where_all_can_be_tried() -> None:
+    random, over = np.random.default_rng(6), []
+    every = [" ".join(answer) for n in range(7) for answer in itertools.product("ab", repeat=n)]
+    for _ in range(30):
+        references = [" ".join(random.choice(list("aab"), random.integers(1, 5))) for _ in range(6)]
+        best, found = min(rate(answer, references) for answer in every), constant_error_rate(tuple(references))
+        assert best - 1e-9 <= found <= min(rate(text, references) for text in references)
+        over.append(found - best)
+    assert np.mean(over) < 2
+
+
+def test_the_constant_answer_of_a_language_of_one_pattern_is_that_pattern() -> None:
+    references = ["k a " * n for n in (3, 4, 4, 4, 5)]
+    assert constant_error_rate(tuple(references)) == pytest.approx(rate("k a " * 4, references)) == pytest.approx(10)
+
+
+def test_of_as_many_answers_as_references_one_is_right_and_without_any_nothing_is() -> None:
+    assert constant_error_rate(tuple(str(k) for k in range(40))) == pytest.approx(97.5)  # one of them is right
+    for references in (("", ""), ()):
+        assert constant_error_rate(references) == 100
+
+
+def test_beside_a_rate_of_errors_stands_that_of_a_constant_answer() -> None:
+    table = pd.DataFrame({"errors": [1, 1], "tokens": [2, 2], "reference": ["p a", "p t"], "hypothesis": ["p", "p"]})
+    assert secondary("PER", table) == {"chance": pytest.approx(25)}
+    assert secondary("PER", table.drop(columns="reference")) == {"chance": 100.0}  # without references, of nothing
+    words = table.assign(errors_characters=1, tokens_characters=3, unseen=0)
+    assert secondary("WER", words)["chance"] == pytest.approx(25)
 
 
 def test_every_metric_of_a_task_is_computable() -> None:

@@ -44,6 +44,7 @@ class Cell:
         units: pieces of words that translations are written in; 0 for characters.
         features: "stored", or "streamed": computed whenever a head wants them, with nothing on disk.
         dtype: of stored frames: "float16", "float32" or "int8"; streamed ones are float32.
+        head_device: where heads are trained.
         save: folder that the trained head is written to; None for nowhere.
         loaded: how the upstream was asked for besides its name, for those who load it again.
         keep_frames: extract frames even where the task pools, because another cell will need them.
@@ -58,6 +59,7 @@ class Cell:
     head: str = ""
     lm: Model | None = None
     units: int = 0
+    head_device: str = "cpu"
     features: str = STORED
     dtype: str = "float16"
     save: Path | None = None

@@ -7,7 +7,7 @@ from wavbench.benchmark import config as configuration
 from wavbench.benchmark import experiment, schemas
 from wavbench.benchmark.display import Display, duration
 from wavbench.benchmark.experiment import share
-from wavbench.benchmark.loading import check_seed, load_upstream
+from wavbench.benchmark.loading import check_device, check_seed, load_upstream
 from wavbench.upstream.errors import UserError
 
 
@@ -88,6 +88,7 @@ def run(config: schemas.Run) -> int:
         head=config.head,
         lm=language_model(config),
         units=config.units,
+        head_device=str(check_device(config.head_device)),
         features=config.features,
         dtype=config.dtype,
         save=Path(config.save) if config.save else None,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
-from wavbench.benchmark.loading import check_seed, load_upstream
+from wavbench.benchmark.loading import check_device, check_seed, load_upstream
 from wavbench.upstream.errors import UserError
 
 BUILT = Path("corpora")  # folder of corpora that wavbench makes itself
@@ -178,6 +178,7 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
                 protocol=protocol,
                 head=cell.head,
                 units=cell.units,
+                head_device=str(check_device(config.head_device)),
                 lm=Model(ngrams=lm_of(cell, config)) if cell.lm else None,
                 features=cell.features,
                 dtype=cell.dtype,
@@ -368,6 +369,7 @@ def _start_helpers(config: schemas.Sweep) -> list[subprocess.Popen]:
         "root",
         "checkpoints",
         "device",
+        "head_device",
         "workers",
         "partial",
         "budget",

@@ -62,6 +62,7 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
             protocol=plan.protocol,
             lm=plan.cell.lm,
             units=plan.cell.units,
+            device=plan.cell.head_device,
             progress=lambda done, total: listener.progress(f"training {name}", done, total),
         )
         seconds = (time.monotonic() - clock) / len(results)

@@ -56,6 +56,7 @@ class Run:
     dtype: str = "float16"  # of stored frames: float32, int8
     save: str = ""  # folder for the trained head, for transcribe, classify, verify and translate
     device: str = "cpu"
+    head_device: str = "cpu"  # where heads are trained: cuda for recurrent ones
     stores: str = "features"
     results: str = "results"
 
@@ -129,6 +130,7 @@ class Sweep:
     cells: list[SweepCell] = field(default_factory=list)
     head_seeds: list[int] = field(default_factory=lambda: [0])
     device: str = "cpu"
+    head_device: str = "cpu"  # where heads are trained: cuda for recurrent ones
     workers: int = 1  # processes on this machine
     stores: str = "features"
     results: str = "results"

@@ -40,6 +40,7 @@ class Recipe:
         trials: verification trials of the test split, drawn where None.
         lm: language model that transcripts are decoded with once more; None for none.
         units: pieces of words that translations are written in; 0 for characters.
+        device: where heads are trained; they are scored on the CPU.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class Recipe:
     trials: pd.DataFrame | None
     lm: Model | None = None
     units: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,20 @@ def train_fold(
     def train_heads(heads: Sequence[tuple[str | int, float]], budget: Budget, step) -> Fit:
         rates = [rate for _, rate in heads]
         with torch.random.fork_rng(devices=[]):
-            return fit(stack_of(heads), objective, batches, train, dev, rates, budget, sign, seed, step, protocol.decay)
+            stack = stack_of(heads).to(recipe.device)
+            return fit(
+                stack,
+                objective,
+                batches,
+                train,
+                dev,
+                rates,
+                budget,
+                sign,
+                seed,
+                step,
+                protocol.decay,
+            )
 
     skipped: tuple[int, ...] = ()
     if hasattr(objective, "impossible"):
@@ -244,7 +259,7 @@ def train_fold(
     if budget.search:
         for curve, value in zip(curves, done.dev.tolist(), strict=True):
             curve |= {"searched_with": budget.search, "dev_in_full": value}
-    model = done.model.only(best)
+    model = done.model.only(best).cpu()
     heads = range(len(best))
     if task.objective == "Verify":
         some = np.random.default_rng(seed).permutation(split.train)[:COHORT]

@@ -39,11 +39,19 @@ class Looped(nn.Module):
         (one,) = self._one
         one.train(self.training)
         tensors = dict(self.stack.named_parameters()) | dict(self.stack.named_buffers())
-        state = torch.random.get_rng_state()
-        outputs = []
+        draw, outputs = same_draws(x.device), []
         for head, seen in enumerate(x):
-            torch.random.set_rng_state(state)  # all heads drop the same
+            draw()
             # a view of the buffers: what a module writes into its running statistics is written into the stack
             own = {name: value[head] for name, value in tensors.items()}
             outputs.append(functional_call(one, own, (seen, *rest)))
         return torch.stack(outputs)
+
+
+def same_draws(device: torch.device) -> Callable[[], None]:
+    """A function that puts the generator of a device back to where it is now: all heads drop the same."""
+    if device.type == "cuda":
+        here = torch.cuda.get_rng_state(device)
+        return lambda: torch.cuda.set_rng_state(here, device)
+    state = torch.random.get_rng_state()
+    return lambda: torch.random.set_rng_state(state)

@@ -111,6 +111,7 @@ def probe(
     protocol: Protocol = CLEAN,
     lm: Model | None = None,
     units: int = 0,
+    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
     """Train and test one head per layer choice, all of them and all learning rates as one stack.
@@ -126,6 +127,7 @@ def probe(
         protocol: how features, learning rates and dev are chosen.
         lm: language model that transcripts are decoded with once more; None for none.
         units: pieces of words that translations are written in; 0 for characters.
+        device: where heads are trained; they are scored on the CPU.
         progress: called with (updates done, updates) over all folds.
 
     Raises:
@@ -136,7 +138,7 @@ def probe(
     single = [choice for choice in choices if choice != MIX]
     layers = list(store.layers) if MIX in choices else sorted(set(single))
     choices = sorted(choices, key=lambda choice: choice != MIX)  # a stack has its mixes first
-    recipe = Recipe(task, protocol, budget, tuple(choices), seed, trials, lm, units)
+    recipe = Recipe(task, protocol, budget, tuple(choices), seed, trials, lm, units, device)
     folds = []
     for number, split in enumerate(splits):
 

@@ -115,7 +115,7 @@ class Translate:
     def train_loss(self, model, states: Tensor, rows: Rows, lengths, random) -> Float[Tensor, " heads"]:
         given, wanted = self._symbols(rows)
         frames = torch.from_numpy(lengths)
-        parts = [smoothed_loss(heads(seen, frames, given), wanted) for heads, seen in model.parts(states)]
+        parts = [smoothed_loss(heads(seen, frames, given).cpu(), wanted) for heads, seen in model.parts(states)]
         return torch.cat(parts)
 
     def dev_look(self, model, states: Tensor, rows: Rows, lengths) -> tuple[list[list[list[int]]], np.ndarray]:
@@ -124,7 +124,7 @@ class Translate:
         written, losses = [], []
         for heads, seen in model.parts(states):
             memory = heads.encode(seen, torch.from_numpy(lengths))
-            losses.append(smoothed_loss(heads.follow(memory, given), wanted))
+            losses.append(smoothed_loss(heads.follow(memory, given).cpu(), wanted))
             written += write_greedily(Writer(heads, memory, 1), self.bounds[rows], END)
         return written, torch.cat(losses).numpy()
 

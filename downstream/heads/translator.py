@@ -155,16 +155,16 @@ class Translator(nn.Module):
         return self.follow(self.encode(frames, lengths), symbols)
 
     def encode(self, frames: Float[Tensor, "heads total inputs"], lengths: Int[Tensor, " batch"]) -> Memory:
-        heads, batch = len(frames), len(lengths)
+        heads, batch, device = len(frames), len(lengths), frames.device
         time = max(-(-int(lengths.max()) // STRIDE), 1)
         # gathered, not padded one by one: the gradient of each assignment would copy the whole batch
         place = torch.arange(time * STRIDE)
         zero = frames.shape[1]  # a frame of zeros behind all others
         rows = torch.where(place < lengths[:, None], (lengths.cumsum(0) - lengths)[:, None] + place, zero)
-        padded = F.pad(frames, (0, 0, 0, 1)).index_select(1, rows.flatten()).reshape(heads, batch * time, -1)
+        padded = F.pad(frames, (0, 0, 0, 1)).index_select(1, rows.flatten().to(device)).reshape(heads, batch * time, -1)
         # of an utterance without frames one step of zeros is valid: attention to nothing has no value
-        mask = torch.arange(time) < (-(-lengths // STRIDE)).clamp(min=1)[:, None]
-        x = self.front(padded) + _sinusoids(0, time, self.shape.width).repeat(batch, 1)
+        mask = (torch.arange(time) < (-(-lengths // STRIDE)).clamp(min=1)[:, None]).to(device)
+        x = self.front(padded) + _sinusoids(0, time, self.shape.width).repeat(batch, 1).to(device)
         wide = mask.repeat(heads, 1)[:, None, None]
         for block in self.encoder:
             x = block.transform(block.attend(x, batch, wide))
@@ -175,8 +175,12 @@ class Translator(nn.Module):
     ) -> Float[Tensor, "heads batch places outputs"]:
         """Scores of what follows each symbol: those behind it are not looked at."""
         heads, (batch, places) = len(memory.states), symbols.shape
+        device = memory.states.device
+        symbols = symbols.to(device)
         mask = memory.mask.repeat(heads, 1)[:, None, None]
-        x = self.embed(symbols.expand(heads, -1, -1)) + _sinusoids(0, places, self.shape.width).repeat(batch, 1)
+        x = self.embed(symbols.expand(heads, -1, -1)) + _sinusoids(0, places, self.shape.width).repeat(batch, 1).to(
+            device
+        )
         for block in self.decoder:
             x = block.attend(x, batch, causal=True)
             x = block.transform(block.look(x, *block.memory.read(memory.states, batch), mask))
@@ -185,7 +189,7 @@ class Translator(nn.Module):
     def embed(self, symbols: Int[Tensor, "heads *rest"]) -> Float[Tensor, "heads rows width"]:
         """Vectors of symbols, those of each head from its own table."""
         heads, outputs, width = self.symbols.shape
-        places = symbols.reshape(heads, -1) + outputs * torch.arange(heads)[:, None]
+        places = symbols.reshape(heads, -1) + outputs * torch.arange(heads, device=symbols.device)[:, None]
         return F.embedding(places, self.symbols.reshape(heads * outputs, width))
 
 
@@ -213,7 +217,8 @@ class Writer:
     def step(self, symbols: Int[Tensor, "heads batch beams"]) -> Float[Tensor, "heads batch beams outputs"]:
         """Log-probabilities of what comes next, after one more symbol."""
         heads, batch, beams = self.shape
-        x = self.model.embed(symbols) + _sinusoids(self.place, 1, self.model.shape.width)
+        device = self.mask.device
+        x = self.model.embed(symbols.to(device)) + _sinusoids(self.place, 1, self.model.shape.width).to(device)
         for number, block in enumerate(self.model.decoder):
             seen = block.own_norm(x)
             if self.place == self.written[number][0].shape[2]:
@@ -226,12 +231,12 @@ class Writer:
             x = block.transform(block.look(x, *self.read[number], self.mask))  # the beams of an utterance as one query
         self.place += 1
         outputs = self.model.classify(self.model.decoder_norm(x)).log_softmax(dim=2)
-        return outputs.reshape(heads, batch, beams, -1)
+        return outputs.reshape(heads, batch, beams, -1).cpu()
 
     def reorder(self, parents: Int[Tensor, "heads batch beams"]) -> None:
         """Go on with these beams."""
         heads, batch, beams = self.shape
-        rows = (parents + beams * torch.arange(heads * batch).reshape(heads, batch, 1)).flatten()
+        rows = (parents + beams * torch.arange(heads * batch).reshape(heads, batch, 1)).flatten().to(self.mask.device)
         for kept in (each for pair in self.written for each in pair):
             filled = kept[:, :, : self.place]
             filled.copy_(filled.index_select(0, rows))

@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU does: states, losses and gradients of both objectives.
+"""Whether a device computes what the CPU does: states, losses and gradients of both objectives, and all heads.
 
     python tests/benchmarks/device_checks.py [--device cuda] [--out FILE.json]
 
@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wavbench.downstream.fold import HEADS, head_of
+from wavbench.downstream.head_stack import HeadStack
 from wavbench.upstream import catalog
 from wavbench.upstream.objective import Targets
 from wavbench.upstream.pretrain import hubert, wav2vec2
 
-TOLERANCES = {"states": 1e-5, "loss": 1e-5, "gradients": 1e-3, "bf16 loss": 2e-2}
+TOLERANCES = {"states": 1e-5, "loss": 1e-5, "gradients": 1e-3, "bf16 loss": 2e-2, "outputs": 1e-4}
 CROPS, FRAMES = 6, 149
 SAMPLES = (FRAMES - 1) * 320 + 400
 
@@ -38,6 +40,29 @@ def module_of(name: str, device: str):
     made = [file.targets(config, FRAMES, units[i], np.random.default_rng(i)) for i in range(CROPS)]
     targets = Targets(**{key: torch.from_numpy(np.concatenate([one[key] for one in made])) for key in made[0]})
     return module, copy.deepcopy(module).to(device), targets, config
+
+
+def compare_heads(device: str) -> dict[str, float]:
+    """Outputs and gradients of every head, a mix and a single layer, against the same on the CPU."""
+    found, lengths = {}, np.array([60, 25, 40])
+    symbols = torch.tensor([[0, 3, 1], [0, 2, 2], [0, 1, 4]])
+    for name in sorted(path.stem for path in HEADS.glob("*.py") if path.stem != "__init__"):
+        torch.manual_seed(0)
+        here = HeadStack(1, [1], 2, lambda n, name=name: head_of(name).build(n, 24, 7)).eval()
+        there = copy.deepcopy(here).to(device)
+        states, outputs = torch.randn(2, int(lengths.sum()), 24), []
+        for model in (there, here):
+            if hasattr(model.one, "takes_symbols"):
+                rest = torch.from_numpy(lengths), symbols
+                made = torch.cat([part(seen, *rest).cpu() for part, seen in model.parts(states)])
+            else:
+                made = model.trained(model(states, lengths))
+            made.square().sum().backward()
+            outputs.append(made)
+        found[f"{name} outputs"] = difference(*outputs)
+        gradients = [[p.grad.flatten().cpu() for p in m.parameters() if p.grad is not None] for m in (there, here)]
+        found[f"{name} gradients"] = difference(*(torch.cat(parts) for parts in gradients))
+    return found
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -77,6 +102,7 @@ def main() -> None:
         found[f"{name} gradients"] = difference(*(torch.cat(parts) for parts in gradients))
         with torch.autocast(device.type, torch.bfloat16):
             found[f"{name} bf16 loss"] = difference(other(*moved).total, loss)
+    found |= compare_heads(options.device)
     wrong = {key: value for key, value in found.items() if not value <= TOLERANCES[key.split(" ", 1)[1]]}
     result = {"device": options.device, "differences": found, "too large": wrong, "tolerances": TOLERANCES}
     print(json.dumps(result, indent=1))

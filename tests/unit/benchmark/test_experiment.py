@@ -137,7 +137,7 @@ def test_a_share_of_tasks_and_upstreams_can_be_asked_for(tmp_path: Path) -> None
 
 def test_what_a_task_has_no_protocol_for_is_said_before_anything(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no protocol superb"):
-        sweep(config(tmp_path, cell("asv", manifest="a.csv", protocols=["superb"])))
+        sweep(config(tmp_path, cell("phones", manifest="a.csv", protocols=["superb"])))
 
 
 def test_upstreams_are_told_apart_by_all_that_makes_them(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def head_seconds(task: Task, size: Size, shape: Shape, layers: str) -> float:
     seconds = size.hours * 3600 / size.utterances if size.utterances and size.hours else MEAN_SECONDS
     if budget.crop:
         seconds = min(seconds, budget.crop)
-    frames = budget.frames or budget.batch * (1 if statistics_of(task) else seconds * shape.frame_rate)
+    frames = budget.seconds * shape.frame_rate or budget.batch * (1 if statistics_of(task) else seconds * shape.frame_rate)
     each = frames * frame_seconds(task.head, shape.states, shape.dim, mixed, single)
     rates = len(budget.learning_rates)
     heads = rates * budget.search + budget.updates if budget.search else rates * budget.updates

@@ -141,9 +141,10 @@ def decay(update: int, updates: int) -> float:
 
 
 def _order(train: np.ndarray, batches, budget: Budget, seed: int):
-    if not budget.frames:
+    if not budget.seconds:
         return batch_order(train, budget.batch, seed)
-    return like_lengths(train, np.array([batches.length(row) for row in train.tolist()]), budget.frames, seed)
+    lengths = np.array([batches.length(row) for row in train.tolist()])
+    return like_lengths(train, lengths, round(budget.seconds * batches.frame_rate), seed)
 
 
 def like_lengths(rows: np.ndarray, lengths: np.ndarray, most: int, seed: int):

@@ -297,8 +297,8 @@ def effective_batch(budget: Budget, frames: Int[np.ndarray, " train"], frame_rat
         frames: of each train utterance.
         frame_rate: frames per second.
     """
-    if budget.frames:
-        batches = like_lengths(np.arange(len(frames)), frames, budget.frames, seed=0)
+    if budget.seconds:
+        batches = like_lengths(np.arange(len(frames)), frames, round(budget.seconds * frame_rate), seed=0)
         sizes = [len(next(batches)) for _ in range(SAMPLED_BATCHES)]
         utterances = float(np.mean(sizes))
     else:

@@ -65,7 +65,7 @@ class Budget:
         evaluate_every: steps between two looks at dev; the best look is kept.
         learning_rates: Adam's, searched on dev.
         search: steps of the short runs that choose the learning rate; 0 trains a head in full for every rate.
-        frames: most frames of a step, of utterances of like length; `batch` utterances of any length where 0.
+        seconds: most audio of a step, in utterances of like length; `batch` utterances of any length where 0.
         crop: seconds of each utterance that a step sees, drawn anew each time; all of it where 0.
         augment: what is hidden of the features; nothing where None.
         clip: longest gradient of a head.
@@ -79,7 +79,7 @@ class Budget:
     evaluate_every: int
     learning_rates: tuple[float, ...]
     search: int = 0
-    frames: int = 0
+    seconds: float = 0.0
     crop: float = 0.0
     augment: Augment | None = None
     clip: float = 1.0

@@ -19,11 +19,11 @@ task = Task(
     # the width of bands is a share of the channels, so that filterbanks lose as much as transformers' states
     budget=Budget(
         updates=3_000,
-        batch=8,  # of 4 s at 50 Hz; utterances of like length, so that what counts are the frames
+        batch=8,  # of 4 s; longer ones are fewer, shorter ones more
         evaluate_every=300,
         learning_rates=(1e-3, 3.2e-3),
         search=400,
-        frames=1_600,
+        seconds=32.0,
         augment=Augment(time_width=20),
     ),
     heads={"linear": Budget(updates=2_000, batch=16, evaluate_every=200, learning_rates=(1e-3, 3.2e-3, 1e-2))},

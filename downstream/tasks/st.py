@@ -25,7 +25,7 @@ task = Task(
             batch=256,
             evaluate_every=2_000,
             learning_rates=SUPERB_RATES,
-            frames=80_000,  # its 10,000 tokens of a batch are frames, and eight batches make an update
+            seconds=1_600.0,  # its 10,000 tokens of a batch are frames at 50 Hz, and eight batches make an update
             clip=10.0,
             warmup=10_000,
         ),

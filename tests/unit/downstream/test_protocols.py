@@ -153,4 +153,4 @@ def test_what_an_update_sees_is_stated_in_utterances_and_seconds() -> None:
     budget = Budget(updates=10, batch=8, evaluate_every=5, learning_rates=(1e-3,))
     assert effective_batch(budget, frames, 50.0) == {"utterances": 6.67, "audio_seconds": 13.33}  # 8, 8 and 4
     assert effective_batch(replace(budget, crop=0.5), frames, 50.0)["audio_seconds"] == 3.33
-    assert effective_batch(replace(budget, frames=400), frames, 50.0) == {"utterances": 4.0, "audio_seconds": 8.0}
+    assert effective_batch(replace(budget, seconds=8.0), frames, 50.0) == {"utterances": 4.0, "audio_seconds": 8.0}

@@ -263,7 +263,8 @@ def head_seconds(task: Task, size: Size, shape: Shape, layers: str) -> float:
     seconds = size.hours * 3600 / size.utterances if size.utterances and size.hours else MEAN_SECONDS
     if budget.crop:
         seconds = min(seconds, budget.crop)
-    frames = budget.seconds * shape.frame_rate or budget.batch * (1 if statistics_of(task) else seconds * shape.frame_rate)
+    audio = budget.seconds or budget.batch * seconds
+    frames = budget.batch if statistics_of(task) else audio * shape.frame_rate
     each = frames * frame_seconds(task.head, shape.states, shape.dim, mixed, single)
     rates = len(budget.learning_rates)
     heads = rates * budget.search + budget.updates if budget.search else rates * budget.updates

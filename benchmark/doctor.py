@@ -12,7 +12,7 @@ from wavbench.benchmark.record import PACKAGES, versions
 EXTRAS = {
     "synthetic": ("espeakng_loader", "the built-in corpus (`make demo`)"),
     "parquet": ("pyarrow", "Parquet manifests"),
-    "lm": ("kenlm", "beam search with an n-gram language model"),
+    "lm": ("kenlm", "n-gram models of more than 5 million n-grams"),
     "launchers": ("hydra_plugins.hydra_submitit_launcher", "SLURM, joblib and Ray launchers"),
     "dev": ("pytest", "the tests"),
 }

@@ -31,7 +31,7 @@ def quoted(names: tuple[str, ...] | list[str]) -> str:
 def steps(budget: Budget) -> str:
     """A budget in the words of the page."""
     text = f"{budget.updates:,} x {budget.batch}"
-    text += f" of at most {budget.frames:,} frames" if budget.frames else ""
+    text += f" of at most {budget.seconds:,g} s of audio" if budget.seconds else ""
     text += f", {budget.crop:g} s of each" if budget.crop else ""
     return text + (f"; rates on {budget.search}" if budget.search else "")
 

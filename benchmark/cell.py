@@ -8,12 +8,12 @@ import pandas as pd
 
 from wavbench.benchmark.record import key_of
 from wavbench.downstream.fold import statistics_of
+from wavbench.downstream.language.with_lm import Model, contents_of
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import quick
 from wavbench.downstream.spec import Budget, Protocol, Task, find_protocol, load_task
 from wavbench.downstream.splits import fold_column, splits_of
 from wavbench.downstream.trials import read_trials
-from wavbench.downstream.with_lm import Model, contents_of
 from wavbench.upstream.audio_index import audio_hashes
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.description import description_of

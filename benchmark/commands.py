@@ -112,7 +112,7 @@ def run(config: schemas.Run) -> int:
 
 def language_model(config: schemas.Run):
     """What a cell decodes with once more; None without lm=."""
-    from wavbench.downstream.with_lm import Model
+    from wavbench.downstream.language.with_lm import Model
 
     if not config.lm:
         return None

@@ -152,8 +152,8 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
     from wavbench.benchmark.cell import STORED, Cell
     from wavbench.benchmark.sweep import Job
     from wavbench.downstream.fold import statistics_of
+    from wavbench.downstream.language.with_lm import Model
     from wavbench.downstream.spec import find_protocol, load_task
-    from wavbench.downstream.with_lm import Model
 
     pairs = list(zip(config.cells, sources, strict=True))
     framed = {
@@ -194,7 +194,7 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
 
 def lm_of(cell: schemas.SweepCell, config: schemas.Sweep) -> str:
     """The language model of a cell: a file relative to `corpora`, or the word for the train transcripts."""
-    from wavbench.downstream.with_lm import TRAIN
+    from wavbench.downstream.language.with_lm import TRAIN
 
     return TRAIN if cell.lm == TRAIN else str(Path(config.corpora) / cell.lm)
 

@@ -206,9 +206,9 @@ def _search(config: schemas.Infer, saved) -> Callable[..., tuple[int, ...]]:
     Weights are those that were tuned on dev where the head was trained with lm=, unless others are given.
     """
     from wavbench.downstream import use
-    from wavbench.downstream.language_models import decode_with_lm, load_lm
-    from wavbench.downstream.search import BLANK, BOUNDARIES, Search
-    from wavbench.downstream.with_lm import Model, search_with
+    from wavbench.downstream.language.decoding import decode_with_lm, load_lm
+    from wavbench.downstream.language.search import BLANK, BOUNDARIES, Search
+    from wavbench.downstream.language.with_lm import Model, search_with
 
     if config.lm == "train" and not Path(config.lm).exists():
         raise UserError(
@@ -247,7 +247,7 @@ def _search(config: schemas.Infer, saved) -> Callable[..., tuple[int, ...]]:
 
 def _weights(config: schemas.Infer, tuned: dict, folder: Path):
     """What was given, else what was tuned, else what is the default."""
-    from wavbench.downstream.search import Weights
+    from wavbench.downstream.language.search import Weights
 
     try:
         kept = tuned.get("search_weights") or tuned.get("weights") or {}

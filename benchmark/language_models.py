@@ -8,7 +8,7 @@ from random import Random
 from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.loading import check_seed
-from wavbench.downstream.ngrams import Fit
+from wavbench.downstream.language.ngrams import Fit
 from wavbench.upstream.errors import UserError, refuse_below
 from wavbench.upstream.transcripts import as_is
 
@@ -42,9 +42,9 @@ def lm(config: schemas.Lm) -> int:
 
 
 def _ngram(config: schemas.Lm, unit: str, out: Path) -> int:
-    from wavbench.downstream.arpa import write_arpa
-    from wavbench.downstream.language_models import tokens_of
-    from wavbench.downstream.ngrams import estimate, fit_of
+    from wavbench.downstream.language.arpa import write_arpa
+    from wavbench.downstream.language.decoding import tokens_of
+    from wavbench.downstream.language.ngrams import estimate, fit_of
 
     if out.suffix != ".arpa" or out.is_dir():
         raise UserError(f"out={out} is no name for an n-gram model", remedy="a file that ends in .arpa")
@@ -75,7 +75,7 @@ def _ngram(config: schemas.Lm, unit: str, out: Path) -> int:
 
 
 def _transformer(config: schemas.Lm, out: Path) -> int:
-    from wavbench.downstream.causal_lm import fit_of_characters, refuse_folder, train, write_causal_lm
+    from wavbench.downstream.language.causal_lm import fit_of_characters, refuse_folder, train, write_causal_lm
 
     if out.suffix == ".arpa":
         raise UserError(f"out={out} is no name for a transformer", remedy="a folder, which need not exist")

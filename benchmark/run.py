@@ -11,13 +11,13 @@ from wavbench.benchmark.cell import STREAMED, Paths, Plan, with_targets
 from wavbench.benchmark.results import write_heads, write_result
 from wavbench.downstream.batches import Readable
 from wavbench.downstream.fold import trials_of
+from wavbench.downstream.language.with_lm import TRAIN, open_models
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import check_labels, probe, usable_rows
 from wavbench.downstream.saved import record_of
 from wavbench.downstream.splits import splits_of
 from wavbench.downstream.streamed import Streamed
 from wavbench.downstream.trials import write_trials
-from wavbench.downstream.with_lm import TRAIN, open_models
 from wavbench.upstream.extract import extract, fingerprint_of, fits, store_path
 from wavbench.upstream.listener import Listener
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from wavbench.downstream import objectives
 from wavbench.downstream.batches import FrameBatches, PooledBatches, Readable
 from wavbench.downstream.fit import Fit, HeadStack, decode_rows, fit, like_lengths
+from wavbench.downstream.language.with_lm import MOST_DEV, Model, decode_again, open_models
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.spec import Budget, Protocol, Task
 from wavbench.downstream.splits import Split
 from wavbench.downstream.trials import draw_trials
-from wavbench.downstream.with_lm import MOST_DEV, Model, decode_again, open_models
 from wavbench.upstream.errors import UserError
 
 HEADS = Path(__file__).parent / "heads"

@@ -9,11 +9,11 @@ import torch
 from wavbench.downstream import objectives
 from wavbench.downstream.batches import Readable
 from wavbench.downstream.fold import Head, Recipe, Trained, train_fold, trials_of
+from wavbench.downstream.language.with_lm import Model
 from wavbench.downstream.metrics import METRICS, secondary
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.spec import CLEAN, Budget, Protocol, Task
 from wavbench.downstream.splits import fold_column, shared, splits_of
-from wavbench.downstream.with_lm import Model
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import Manifest
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from wavbench.downstream.decode import write_beams
 from wavbench.downstream.fold import Head
 from wavbench.downstream.heads.translator import Writer
+from wavbench.downstream.objectives.translate import BEAMS, END, PENALTY, text_of
 from wavbench.downstream.saved import Saved
-from wavbench.downstream.translate import BEAMS, END, PENALTY, text_of
 from wavbench.upstream.errors import UserError
 
 CHARACTERS_A_SECOND = 40  # most that a translation is written with

@@ -2,8 +2,8 @@
 
 import importlib
 from collections.abc import Callable
-from functools import partial
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest

@@ -7,9 +7,9 @@ import pytest
 
 from wavbench.benchmark import language_models
 from wavbench.benchmark.cli import main
-from wavbench.downstream import causal_lm
-from wavbench.downstream.causal_lm import CausalLm
-from wavbench.downstream.language_models import load_lm
+from wavbench.downstream.language import causal_lm
+from wavbench.downstream.language.causal_lm import CausalLm
+from wavbench.downstream.language.decoding import load_lm
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from wavbench.downstream import arpa, language_models
-from wavbench.downstream.arpa import Kenlm, read_arpa, write_arpa
-from wavbench.downstream.language_models import load_lm
-from wavbench.downstream.ngrams import BEGIN, END, Ngrams, estimate
+from wavbench.downstream.language import arpa, decoding
+from wavbench.downstream.language.arpa import Kenlm, read_arpa, write_arpa
+from wavbench.downstream.language.decoding import load_lm
+from wavbench.downstream.language.ngrams import BEGIN, END, Ngrams, estimate
 from wavbench.upstream.errors import UserError
 
 
@@ -67,7 +67,7 @@ def test_files_too_large_for_dictionaries_go_to_kenlm(
     model: Ngrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_arpa(model, tmp_path / "m.arpa")
-    monkeypatch.setattr(language_models, "MAX_OWN", 10)
+    monkeypatch.setattr(decoding, "MAX_OWN", 10)
     monkeypatch.setattr(arpa, "MAX_OWN", 10)
     try:
         import kenlm  # noqa: F401

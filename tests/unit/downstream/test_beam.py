@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from wavbench.downstream.beam import search_beam, symbol_frames
-from wavbench.downstream.ngrams import END, UNKNOWN, Ngrams, estimate
-from wavbench.downstream.search import Search, Weights
+from wavbench.downstream.language.beam import search_beam, symbol_frames
+from wavbench.downstream.language.ngrams import END, UNKNOWN, Ngrams, estimate
+from wavbench.downstream.language.search import Search, Weights
 from wavbench.upstream.errors import UserError
 
 SYMBOLS = ("", "a", "b", " ")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavbench.downstream.causal_lm import (
+from wavbench.downstream.language.causal_lm import (
     SETTINGS,
     TENSORS,
     CausalLm,

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wavbench.downstream.causal_lm import CausalLm, Shape, train
-from wavbench.downstream.language_models import (
+from wavbench.downstream.language.causal_lm import CausalLm, Shape, train
+from wavbench.downstream.language.decoding import (
     decode_with_lm,
     refuse_other_order,
     refuse_other_outputs,
@@ -16,9 +16,9 @@ from wavbench.downstream.language_models import (
     tokens_of,
     tune,
 )
+from wavbench.downstream.language.ngrams import estimate
+from wavbench.downstream.language.search import Search, Weights
 from wavbench.downstream.metrics import edit_distances
-from wavbench.downstream.ngrams import estimate
-from wavbench.downstream.search import Search, Weights
 from wavbench.upstream.errors import UserError
 
 WORDS = ("tea", "tin", "ate", "eat", "net", "ten", "ant", "tan")

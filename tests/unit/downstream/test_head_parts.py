@@ -10,9 +10,9 @@ from torch import nn
 from wavbench.downstream.heads.attentive import Attentive
 from wavbench.downstream.heads.blstm import Blstm, side_by_side
 from wavbench.downstream.looped import Looped
+from wavbench.downstream.objectives.verify import s_norm
 from wavbench.downstream.stacked import some_heads
 from wavbench.downstream.utterances import of_equal_length
-from wavbench.downstream.verify import s_norm
 
 
 class Normed(nn.Module):

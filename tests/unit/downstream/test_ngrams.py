@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavbench.downstream.ngrams import BEGIN, END, FALLBACK, UNKNOWN, Ngrams, estimate, fit_of
+from wavbench.downstream.language.ngrams import BEGIN, END, FALLBACK, UNKNOWN, Ngrams, estimate, fit_of
 from wavbench.upstream.errors import UserError
 
 CORPORA = st.lists(st.lists(st.sampled_from("abcd"), max_size=6), min_size=1, max_size=12).filter(any)

@@ -11,10 +11,10 @@ from wavbench.downstream.heads import translator
 from wavbench.downstream.heads.translator import Translator, Writer
 from wavbench.downstream.metrics import bleu
 from wavbench.downstream.objectives import Classify, Transcribe
+from wavbench.downstream.objectives.translate import SMOOTHING, Translate, smoothed_loss, text_of
 from wavbench.downstream.spec import Budget
 from wavbench.downstream.stacked import StackedNorm, some_heads
 from wavbench.downstream.text import IGNORED
-from wavbench.downstream.translate import SMOOTHING, Translate, smoothed_loss, text_of
 from wavbench.upstream.errors import UserError
 
 INPUTS, OUTPUTS = 6, 9

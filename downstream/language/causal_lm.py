@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wavbench.downstream.ngrams import Fit
+from wavbench.downstream.language.ngrams import Fit
 from wavbench.upstream.checkpoints import read_json, read_safetensors, refuse_misfits, refuse_not_finite
 from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
-from wavbench.downstream.arpa import MAX_OWN, Kenlm, counts_of, read_arpa
-from wavbench.downstream.beam import search_beam
-from wavbench.downstream.causal_lm import SETTINGS, CausalLm, read_causal_lm
+from wavbench.downstream.language.arpa import MAX_OWN, Kenlm, counts_of, read_arpa
+from wavbench.downstream.language.beam import search_beam
+from wavbench.downstream.language.causal_lm import SETTINGS, CausalLm, read_causal_lm
+from wavbench.downstream.language.ngrams import LanguageModel
+from wavbench.downstream.language.search import BLANK, BOUNDARIES, SPACE, Hypothesis, Search, Weights
 from wavbench.downstream.metrics import edit_distances
-from wavbench.downstream.ngrams import LanguageModel
-from wavbench.downstream.search import BLANK, BOUNDARIES, SPACE, Hypothesis, Search, Weights
 from wavbench.upstream.errors import UserError
 
 LEAST_KNOWN = 0.1  # share of the training transcripts' tokens that a model must know

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from wavbench.downstream.ngrams import UNKNOWN, LanguageModel
+from wavbench.downstream.language.ngrams import UNKNOWN, LanguageModel
 from wavbench.upstream.errors import UserError
 
 BLANK = ""  # of CTC, among the symbols of the classes

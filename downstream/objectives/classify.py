@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wavbench.downstream.decode import greedy_ctc
-from wavbench.downstream.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
 from wavbench.downstream.metrics import sequence_scores
+from wavbench.downstream.objectives.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
 from wavbench.downstream.text import IGNORED, SILENCE, Segment, Vocabulary, frame_labels
 from wavbench.upstream.errors import UserError
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from wavbench.downstream.ngrams import BEGIN, END, UNKNOWN, Ngram, Ngrams
+from wavbench.downstream.language.ngrams import BEGIN, END, UNKNOWN, Ngram, Ngrams
 from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
 

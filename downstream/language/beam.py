@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
-from wavbench.downstream.ngrams import END, UNKNOWN
-from wavbench.downstream.search import BEST, WORD, Hypothesis, Search, Weights, nothing
+from wavbench.downstream.language.ngrams import END, UNKNOWN
+from wavbench.downstream.language.search import BEST, WORD, Hypothesis, Search, Weights, nothing
 
 
 class _Prefix:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from wavbench.downstream.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
 from wavbench.downstream.metrics import equal_error_rate
+from wavbench.downstream.objectives.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
 from wavbench.downstream.text import IGNORED, Vocabulary
 
 

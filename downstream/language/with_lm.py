@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from wavbench.downstream.causal_lm import CausalLm
-from wavbench.downstream.language_models import decode_with_lm, load_lm, refuse_other_tokens, tokens_of, tune
+from wavbench.downstream.language.causal_lm import CausalLm
+from wavbench.downstream.language.decoding import decode_with_lm, load_lm, refuse_other_tokens, tokens_of, tune
+from wavbench.downstream.language.ngrams import LanguageModel, estimate
+from wavbench.downstream.language.search import BLANK, Search
 from wavbench.downstream.metrics import edit_distances
-from wavbench.downstream.ngrams import LanguageModel, estimate
-from wavbench.downstream.search import BLANK, Search
 from wavbench.upstream.errors import UserError
 
 TRAIN = "train"  # in place of a file: the transcripts of the train split

@@ -1,0 +1,1 @@
+"""Language models: made, read, searched with, and their weights chosen on dev."""

@@ -257,7 +257,7 @@ def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, tra
         ci95=[round(low, 4), round(high, 4)],
         ci_unit=unit,
         n=len(public),
-        secondary={name: round(value, 4) for name, value in secondary(metric.name, public).items()},
+        secondary={name: round(value, 4) for name, value in secondary(metric.name, scores).items()},
         cost={
             "extract_s": 0.0,
             "fit_s": round(trained, 2),

@@ -4,8 +4,9 @@ Only rows of one board share a ranking: the same task, corpus (by hash), protoco
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -69,13 +70,15 @@ class Board:
     training: str  # "" for heads on stores, otherwise how and on how many labels the upstream was trained with them
     rows: tuple[Row, ...]
     layers: pd.DataFrame  # upstream, layer, value, low, high
+    head: str = ""  # where another board differs in nothing else that is said
 
     @property
     def name(self) -> str:
         mark = " (synthetic)" if self.synthetic and self.corpus != "synthetic" else ""
         protocol = "" if self.protocol == "clean" else f", protocol {self.protocol}"
         training = f", {self.training}" if self.training else ""
-        return f"{self.task} on {self.corpus}{mark}{protocol}{training}"
+        head = f", head {self.head}" if self.head else ""
+        return f"{self.task} on {self.corpus}{mark}{protocol}{training}{head}"
 
 
 def boards_of(records: Iterable[Record]) -> list[Board]:
@@ -86,7 +89,9 @@ def boards_of(records: Iterable[Record]) -> list[Board]:
         groups.setdefault(board_key(record), []).append(record)
         hashes.setdefault(record.checkpoint, set()).add(record.checkpoint_hash)
     ambiguous = {name for name, found in hashes.items() if len(found) > 1}
-    return [_board(group, ambiguous) for _, group in sorted(groups.items())]
+    boards = [_board(group, ambiguous) for _, group in sorted(groups.items())]
+    names = Counter(board.name for board in boards)
+    return [replace(b, head=b.rows[0].record.head) if names[b.name] > 1 and b.rows else b for b in boards]
 
 
 def board_key(record: Record) -> tuple:
@@ -94,7 +99,8 @@ def board_key(record: Record) -> tuple:
     budget = json.dumps(record.config.get("budget"), sort_keys=True)
     trials = str(record.config.get("trials", False))
     protocol = (record.protocol, record.protocol_version, record.adaptation)
-    return (record.task, record.corpus, record.corpus_hash, *map(str, protocol), record.head, budget, trials)
+    units = str(record.config.get("units", 0))  # what is written: characters, or so many pieces of words
+    return (record.task, record.corpus, record.corpus_hash, *map(str, protocol), record.head, budget, trials, units)
 
 
 def _board(records: list[Record], ambiguous: set[str]) -> Board:

@@ -126,7 +126,8 @@ def _det(corpus: str, panels: list[tuple[Board, dict[str, pd.DataFrame]]], folde
         axis.set_ylim(low, high)
         axis.set_box_aspect(1)
         axis.grid(alpha=0.25)
-        axis.set_title(textwrap.fill(f"{board.name}, head {head}", TITLE), fontsize=9, loc="left")
+        title = board.name if board.head else f"{board.name}, head {head}"
+        axis.set_title(textwrap.fill(title, TITLE), fontsize=9, loc="left")
         axis.set_xlabel("false alarms (% of non-target trials)")
         axis.set_ylabel("misses (% of target trials)")
         labels = [f"{name}: EER {values[name]:.1f} %" for name in sorted(curves, key=lambda name: values[name])]
@@ -178,7 +179,8 @@ def _confused(task: str, corpus: str, panels: list[tuple[Board, pd.DataFrame]], 
         axis.spines[:].set_visible(False)
         axis.set_xlabel("taken for")
         axis.set_ylabel("is (% of its row)")
-        title = f"{board.name}, head {best.record.head}: {best.upstream}"
+        named = board.name if board.head else f"{board.name}, head {best.record.head}"
+        title = f"{named}: {best.upstream}"
         axis.set_title(textwrap.fill(title, TITLE), fontsize=9, loc="left")
         long = counts.rename_axis(index="label", columns="prediction").stack().rename("count").reset_index()
         long["percent"] = [round(shares.loc[row.label, row.prediction], 4) for row in long.itertuples()]

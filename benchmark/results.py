@@ -135,6 +135,8 @@ def _tables(plan, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFra
                 public[f"speaker{suffix}"] = hashed(table["speaker"].to_numpy()[rows], salt)
     kept = [name for name in scores if not name.startswith(("row", "speaker")) and name not in TEXT_COLUMNS]
     public = pd.DataFrame(public | {name: scores[name].to_numpy() for name in kept})
+    if "label" in public and plan.task.needs == ("speaker",):  # who speaks is nobody's to publish
+        public = public.assign(**{name: hashed(public[name].to_numpy(), salt) for name in ("label", "prediction")})
     if "score" in public:
         public["score"] = public["score"].astype(float).round(5)
         public["target"] = public["target"].astype(int)

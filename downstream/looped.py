@@ -39,11 +39,12 @@ class Looped(nn.Module):
         (one,) = self._one
         one.train(self.training)
         tensors = dict(self.stack.named_parameters()) | dict(self.stack.named_buffers())
+        # views of the buffers: what a module writes into its running statistics is written into the stack
+        views = {name: value.unbind() for name, value in tensors.items()}
         draw, outputs = same_draws(x.device), []
         for head, seen in enumerate(x):
             draw()
-            # a view of the buffers: what a module writes into its running statistics is written into the stack
-            own = {name: value[head] for name, value in tensors.items()}
+            own = {name: value[head] for name, value in views.items()}
             outputs.append(functional_call(one, own, (seen, *rest)))
         return torch.stack(outputs)
 

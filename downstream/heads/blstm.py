@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.downstream.looped import Looped
+from wavbench.downstream.utterances import padded
 
 STRIDE = 2  # frames laid side by side: 40 ms at 50 Hz, more than any speaker needs for a character
 PROJECTION, HIDDEN, LAYERS = 256, 256, 2
@@ -23,6 +24,9 @@ class Blstm(nn.Module):
         projection: width that they are projected to.
         hidden: of each direction.
 
+    Each direction is an LSTM of its own on padded utterances, the backward one on each turned round: what one on a
+    packed sequence gives, at less than half of its cost on CPUs.
+
     Source: Graves and Schmidhuber 2005; the dropout is s3prl's.
     """
 
@@ -30,38 +34,29 @@ class Blstm(nn.Module):
         super().__init__()
         self.stride = stride
         self.project = nn.Linear(stride * inputs, projection)
-        self.lstm = nn.LSTM(projection, hidden, LAYERS, bidirectional=True, dropout=DROPOUT)
+        widths = [projection] + [2 * hidden] * (LAYERS - 1)
+        self.forwards, self.backwards = nn.ModuleList(), nn.ModuleList()
+        for width in widths:
+            self.forwards.append(nn.LSTM(width, hidden))
+            self.backwards.append(nn.LSTM(width, hidden))
         self.dropout = nn.Dropout(DROPOUT)
         self.classify = nn.Linear(2 * hidden, outputs)
 
     def forward(
         self, frames: Float[Tensor, "total inputs"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "steps outputs"]:
+        x = self.project(padded(frames[None], lengths, self.stride)[0].transpose(0, 1))  # (steps, batch, projection)
         steps = -(-lengths // self.stride)
-        x = self.project(side_by_side(frames, lengths, self.stride))
-        filled = torch.nonzero(steps).flatten()  # a packed sequence has no place for an utterance without frames
-        if not len(filled):
-            return self.classify(x.new_zeros(0, self.classify.in_features))
-        parts = x.split(steps.tolist())
-        packed = nn.utils.rnn.pack_sequence([parts[k] for k in filled], enforce_sorted=False)
-        read, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
-        joined = torch.cat([row[:n] for row, n in zip(read, steps[filled].tolist(), strict=True)])
-        return self.classify(self.dropout(joined))
-
-
-def side_by_side(
-    frames: Float[Tensor, "total inputs"], lengths: Int[Tensor, " batch"], stride: int
-) -> Float[Tensor, "steps wide"]:
-    """Neighbouring frames of each utterance as one; zeros where the last of them are missing."""
-    if stride == 1:
-        return frames
-    steps = -(-lengths // stride)
-    each = steps * stride  # frames that an utterance has once it is filled up
-    place = torch.arange(int(each.sum())) - (each.cumsum(0) - each).repeat_interleave(each)
-    start = (lengths.cumsum(0) - lengths).repeat_interleave(each)
-    rows = torch.where(place < lengths.repeat_interleave(each), start + place, len(frames))
-    padded = torch.cat([frames, frames.new_zeros(1, frames.shape[1])])  # a frame of zeros behind all others
-    return padded[rows].reshape(-1, stride * frames.shape[1])
+        place = torch.arange(len(x))[:, None]
+        valid = place < steps
+        # where each utterance's frames are, last to first; what is behind its end stays there and nothing sees it
+        turned = torch.where(valid, steps - 1 - place, place).to(x.device)[:, :, None]
+        for layer, (forwards, backwards) in enumerate(zip(self.forwards, self.backwards, strict=True)):
+            x = self.dropout(x) if layer else x
+            back = backwards(x.gather(0, turned.expand_as(x)))[0]
+            x = torch.cat([forwards(x)[0], back.gather(0, turned.expand_as(back))], dim=2)
+        kept = torch.nonzero(valid.T.flatten()).flatten().to(x.device)  # utterance after utterance
+        return self.classify(self.dropout(x.transpose(0, 1).flatten(0, 1).index_select(0, kept)))
 
 
 class Stack(Looped):

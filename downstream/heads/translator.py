@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from wavbench.downstream.stacked import StackedDropout, StackedLinear, StackedNorm
+from wavbench.downstream.utterances import padded
 
 STRIDE = 4  # frames laid side by side: 80 ms at 50 Hz
 FEW = 8  # queries at once while writing: one of each beam
@@ -156,15 +157,11 @@ class Translator(nn.Module):
 
     def encode(self, frames: Float[Tensor, "heads total inputs"], lengths: Int[Tensor, " batch"]) -> Memory:
         heads, batch, device = len(frames), len(lengths), frames.device
-        time = max(-(-int(lengths.max()) // STRIDE), 1)
-        # gathered, not padded one by one: the gradient of each assignment would copy the whole batch
-        place = torch.arange(time * STRIDE)
-        zero = frames.shape[1]  # a frame of zeros behind all others
-        rows = torch.where(place < lengths[:, None], (lengths.cumsum(0) - lengths)[:, None] + place, zero)
-        padded = F.pad(frames, (0, 0, 0, 1)).index_select(1, rows.flatten().to(device)).reshape(heads, batch * time, -1)
+        seen = padded(frames, lengths, STRIDE)
+        time = seen.shape[2]
         # of an utterance without frames one step of zeros is valid: attention to nothing has no value
         mask = (torch.arange(time) < (-(-lengths // STRIDE)).clamp(min=1)[:, None]).to(device)
-        x = self.front(padded) + _sinusoids(0, time, self.shape.width).repeat(batch, 1).to(device)
+        x = self.front(seen.flatten(1, 2)) + _sinusoids(0, time, self.shape.width).repeat(batch, 1).to(device)
         wide = mask.repeat(heads, 1)[:, None, None]
         for block in self.encoder:
             x = block.transform(block.attend(x, batch, wide))

@@ -13,6 +13,7 @@ from wavbench.downstream.decode import greedy_ctc
 from wavbench.downstream.metrics import edit_distances, sequence_scores
 from wavbench.downstream.objectives.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
 from wavbench.downstream.text import Vocabulary
+from wavbench.downstream.utterances import padded
 from wavbench.upstream.errors import UserError
 
 
@@ -61,14 +62,11 @@ class Ctc:
     ) -> Float[Tensor, " heads"]:
         heads = len(outputs)
         steps = model.steps(lengths)
-        parts = outputs.log_softmax(dim=2).split(steps.tolist(), dim=1)
-        # (time, batch, heads, classes)
-        padded = torch.nn.utils.rnn.pad_sequence([part.transpose(0, 1) for part in parts])
-        padded = padded.transpose(1, 2).flatten(1, 2)  # (time, heads * batch, classes)
+        each = padded(outputs.log_softmax(dim=2), torch.from_numpy(steps))  # (heads, batch, time, classes)
         classes = [self.classes[row] for row in rows]
         sizes = torch.tensor([len(target) for target in classes])
         losses = F.ctc_loss(
-            padded,
+            each.flatten(0, 1).transpose(0, 1),
             torch.cat(classes).repeat(heads),
             torch.from_numpy(steps).repeat(heads),
             sizes.repeat(heads),

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from wavbench.downstream.heads.attentive import Attentive
-from wavbench.downstream.heads.blstm import Blstm, side_by_side
+from wavbench.downstream.heads.blstm import Blstm
 from wavbench.downstream.looped import Looped
 from wavbench.downstream.objectives.verify import s_norm
 from wavbench.downstream.stacked import some_heads
-from wavbench.downstream.utterances import of_equal_length
+from wavbench.downstream.utterances import of_equal_length, padded
 
 
 class Normed(nn.Module):
@@ -61,20 +61,25 @@ def test_utterances_are_read_one_length_at_a_time_in_their_order() -> None:
 
 def test_pairs_of_frames_end_with_the_utterance() -> None:
     frames = torch.arange(1.0, 9.0)[:, None]
-    pairs = side_by_side(frames, torch.tensor([3, 0, 4, 1]), 2)
-    assert pairs.tolist() == [[1, 2], [3, 0], [4, 5], [6, 7], [8, 0]]
+    pairs = padded(frames[None], torch.tensor([3, 0, 4, 1]), 2)
+    assert pairs.tolist() == [[[[1, 2], [3, 0]], [[0, 0], [0, 0]], [[4, 5], [6, 7]], [[8, 0], [0, 0]]]]
 
 
 def test_a_recurrent_head_reads_each_utterance_as_torch_does_alone() -> None:
     torch.manual_seed(0)
     head = Blstm(4, 3, 2, 6, 5).eval()
+    lstm = torch.nn.LSTM(6, 5, 2, bidirectional=True)
+    for layer, pair in enumerate(zip(head.forwards, head.backwards, strict=True)):
+        for own, end in zip(pair, ("", "_reverse"), strict=True):
+            for name, value in own.named_parameters():
+                getattr(lstm, f"{name[:-1]}{layer}{end}").data.copy_(value.data)
     lengths, frames = torch.tensor([5, 0, 8, 3]), torch.randn(16, 4)
     together, first, step = head(frames, lengths), 0, 0
     for length in lengths.tolist():
         steps = -(-length // 2)
         if steps:
             x = torch.cat([frames[first : first + length], torch.zeros(2 * steps - length, 4)]).reshape(steps, 8)
-            alone = head.classify(head.lstm(head.project(x))[0])
+            alone = head.classify(lstm(head.project(x))[0])
             torch.testing.assert_close(together[step : step + steps], alone)
         first, step = first + length, step + steps
     assert len(together) == step

@@ -229,6 +229,7 @@ def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
         remarks = ", synthetic" if board.synthetic else ""
         remarks += "" if board.protocol == "clean" else f", protocol {board.protocol}"
         remarks += f", {board.training}" if board.training else ""
+        remarks += f", {board.head}" if board.head else ""
         header.append(
             f"{board.task} ({board.corpus}{remarks}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
         )

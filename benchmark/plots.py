@@ -232,7 +232,7 @@ def _labels(task: str, records: list[Record], folder: Path) -> Path:
         axis.set_ylabel(f"{unit.metric} ({unit.unit}), {'higher' if unit.higher_is_better else 'lower'} is better")
         axis.grid(alpha=0.25)
         axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return _save(figure, table, folder / f"labels_{task}")
+    return _save(figure, table, folder / f"labels_{_safe(task)}")
 
 
 def label_table(records: list[Record]) -> pd.DataFrame:
@@ -350,7 +350,7 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
         axis.legend(list(named.values()), list(named), fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     table = pd.concat(table, ignore_index=True).assign(task=task)
     columns = ["task", "corpus", "protocol", "upstream", "layer", "value", "low", "high"]
-    return _save(figure, table[columns], folder / f"layers_{task}")
+    return _save(figure, table[columns], folder / f"layers_{_safe(task)}")
 
 
 def _save(figure, table: pd.DataFrame, stem: Path) -> Path:

@@ -251,6 +251,8 @@ def test_protocols_have_boards_of_their_own_with_their_names(make_record: Callab
 
 def test_boards_that_differ_in_their_head_alone_say_it(make_record: Callable) -> None:
     records = [make_record(key="1" * 20, head="linear"), make_record(key="2" * 20, head="blstm")]
-    names = sorted(board.name for board in boards_of(records))
+    boards = boards_of(records)
+    names = sorted(board.name for board in boards)
     assert [name.rpartition(", ")[2] for name in names] == ["head blstm", "head linear"]
+    assert len(set(overview(boards)[0])) == 3
     assert ", head " not in boards_of(records[:1])[0].name

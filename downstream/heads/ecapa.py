@@ -40,12 +40,18 @@ class Ecapa(nn.Module):
         )
         self.classify = nn.Linear(EMBEDDING, outputs) if outputs else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "batch frames inputs"]) -> Float[Tensor, "batch outputs"]:
-        return self.classify(self.network(x)[:, 0])
+    def forward(
+        self, frames: Float[Tensor, "total inputs"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch outputs"]:
+        return self.classify(of_equal_length(frames[None], lengths, self.embed, LEAST)[0])
+
+    def embed(self, x: Float[Tensor, "1 batch frames inputs"]) -> Float[Tensor, "1 batch embedding"]:
+        """Embeddings of utterances of one length."""
+        return self.network(x[0])[None, :, 0]
 
 
-class Stack(nn.Module):
-    """A stack of networks.
+class Stack(Looped):
+    """A stack of networks, fed with the frames of utterances laid end to end.
 
     Args:
         heads: how many.
@@ -56,13 +62,7 @@ class Stack(nn.Module):
     takes_lengths = True
 
     def __init__(self, heads: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.networks = Looped(heads, partial(Ecapa, inputs, outputs))
-
-    def forward(
-        self, frames: Float[Tensor, "heads total inputs"], lengths: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "heads batch outputs"]:
-        return of_equal_length(frames, lengths, self.networks, LEAST)
+        super().__init__(heads, partial(Ecapa, inputs, outputs))
 
 
 build = Stack

@@ -33,12 +33,18 @@ class Tdnn(nn.Module):
         )
         self.embed = nn.Linear(2 * POOLED, WIDTH)
 
-    def forward(self, x: Float[Tensor, "batch frames inputs"]) -> Float[Tensor, "batch embedding"]:
-        x = self.project(x).transpose(1, 2)
+    def forward(
+        self, frames: Float[Tensor, "total inputs"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch embedding"]:
+        return of_equal_length(frames[None], lengths, self.read, LEAST)[0]
+
+    def read(self, frames: Float[Tensor, "1 batch frames inputs"]) -> Float[Tensor, "1 batch embedding"]:
+        """Embeddings of utterances of one length."""
+        x = self.project(frames[0]).transpose(1, 2)
         for layer in self.layers:
             x = torch.relu(layer(x))
         deviation = x.std(dim=2) if x.shape[2] > 1 else torch.zeros_like(x[:, :, 0])  # of one frame there is none
-        return self.embed(torch.cat([x.mean(dim=2), deviation], dim=1))
+        return self.embed(torch.cat([x.mean(dim=2), deviation], dim=1))[None]
 
 
 class Xvector(nn.Module):
@@ -63,7 +69,7 @@ class Xvector(nn.Module):
     def forward(
         self, frames: Float[Tensor, "heads total inputs"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "heads batch embedding"]:
-        return of_equal_length(frames, lengths, self.network, LEAST)
+        return self.network(frames, lengths)
 
     def trained(self, embeddings: Float[Tensor, "heads batch embedding"]) -> Float[Tensor, "heads batch embedding"]:
         """What is held against the speaker weights in training: a layer that no trial sees."""

@@ -42,8 +42,9 @@ class Job:
 
     @property
     def name(self) -> str:
+        head = f" {self.cell.head}" if self.cell.head else ""
         protocol = "" if self.cell.protocol == "clean" else f" (protocol {self.cell.protocol})"
-        return f"{self.cell.task} on {corpus_name(self.manifest)} with {self.upstream_name}{protocol}"
+        return f"{self.cell.task}{head} on {corpus_name(self.manifest)} with {self.upstream_name}{protocol}"
 
 
 @dataclass(frozen=True)

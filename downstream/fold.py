@@ -15,7 +15,7 @@ from torch import Tensor
 from wavbench.downstream import objectives
 from wavbench.downstream.batches import FrameBatches, PooledBatches, Readable
 from wavbench.downstream.fit import Fit, HeadStack, decode_rows, fit, like_lengths
-from wavbench.downstream.language.with_lm import MOST_DEV, Model, decode_again, open_models
+from wavbench.downstream.language.with_lm import MOST_DEV, Model, decode_again, open_models, search_with
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.spec import Budget, Protocol, Task
 from wavbench.downstream.splits import Split
@@ -124,7 +124,7 @@ def statistics_of(task: Task) -> tuple[str, ...] | None:
 
 
 def trials_of(table: pd.DataFrame, split: Split, given: pd.DataFrame | None, seed: int) -> dict[str, pd.DataFrame]:
-    """Verification trials of dev and test: drawn, or for test the ones given.
+    """Verification trials of dev and test: drawn, or for test the ones given; for dev, too, where that is test.
 
     Raises:
         UserError: given trials name utterances that the test split does not have.
@@ -132,7 +132,7 @@ def trials_of(table: pd.DataFrame, split: Split, given: pd.DataFrame | None, see
     drawn = {}
     for part, rows in (("dev", split.dev), ("test", split.test)):
         here = table.iloc[rows]
-        if part == "test" and given is not None:
+        if given is not None and np.array_equal(rows, split.test):
             known = set(here["id"])
             unknown = [id for id in pd.concat([given["enroll"], given["test"]]).unique() if id not in known]
             if unknown:
@@ -234,6 +234,10 @@ def train_fold(
                 f"no utterance of train has as many frames as symbols ({len(left_out)} are too short)",
                 remedy="look at start, end and the texts of the manifest, or take a head that joins fewer frames",
             )
+    models = None
+    if recipe.lm is not None:  # before hours go into training
+        models = open_models(recipe.lm, ["".join(objective.targets[row]) for row in train])
+        search_with(recipe.lm, models[0], objective.vocabulary.symbols)
     # mixes, then single layers; among each, heads of one learning rate next to each other
     single = [choice for choice in recipe.choices if choice != MIX]
     parts = ([choice for choice in recipe.choices if choice == MIX], single)
@@ -266,10 +270,10 @@ def train_fold(
         objective.keep_cohort(*decode_rows(model, batches, np.sort(some), heads, objective.test_look), _speakers(table))
     decoded, rows = decode_rows(model, batches, test, heads, objective.test_look)
     tables, decoding = [objective.scores(decoded, rows, k) for k in heads], []
-    if recipe.lm is not None:
-        models = open_models(recipe.lm, ["".join(objective.targets[row]) for row in train])
-        emitted = [decode_rows(model, batches, part, heads, objective.emissions)[0] for part in (dev[:MOST_DEV], test)]
-        references = ["".join(objective.targets[row]) for row in dev[:MOST_DEV]]
+    if models is not None:
+        some = dev[:: -(-len(dev) // MOST_DEV)]  # evenly: speakers stand together in a manifest
+        emitted = [decode_rows(model, batches, part, heads, objective.emissions)[0] for part in (some, test)]
+        references = ["".join(objective.targets[row]) for row in some]
         for k in heads:
             on_dev, on_test = ([own for batch in part for own in batch[k]] for part in emitted)
             own = (on_dev, references)

@@ -239,11 +239,13 @@ class Tuned:
     Args:
         search: for `decode_with_lm`.
         rescoring: for a neural model; None without one.
+        error_rate: that of dev with them.
         trials: all that was tried.
     """
 
     search: Weights
     rescoring: Weights | None
+    error_rate: float
     trials: tuple[Trial, ...]
 
 
@@ -315,9 +317,10 @@ def tune(
         progress(most, most)
     best = min((trial for trial in trials if trial.stage == "search"), key=lambda trial: _worth(trial, NONE)).weights
     if neural is None:
-        return Tuned(best, None, tuple(trials))
-    lists = rescore(found[best][1], neural, best)
-    return Tuned(best, _chosen(lists, words, search, trials, best), tuple(trials))
+        return Tuned(best, None, found[best][0], tuple(trials))
+    rescoring = _chosen(rescore(found[best][1], neural, best), words, search, trials, best)
+    own = next(trial for trial in reversed(trials) if trial.stage == "rescoring" and trial.weights == rescoring)
+    return Tuned(best, rescoring, own.error_rate, tuple(trials))
 
 
 def _worth(trial: Trial, near: Weights) -> tuple[float, ...]:

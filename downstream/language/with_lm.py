@@ -54,7 +54,7 @@ def contents_of(model: Model) -> dict[str, str]:
             continue
         if not path.exists():
             raise UserError("there is no such language model", where=path, remedy="check the path, or lm=train")
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
         digests[name] = hashlib.blake2b(b"".join(hash_file(file) for file in files), digest_size=16).hexdigest()
     return digests
 
@@ -128,7 +128,7 @@ def decode_again(
         "neural": Path(model.neural).name,
         "weights": asdict(tuned.rescoring or tuned.search),
         **({"search_weights": asdict(tuned.search)} if tuned.rescoring else {}),
-        "dev_error_rate": min(trial.error_rate for trial in tuned.trials),
+        "dev_error_rate": tuned.error_rate,
         "tried": len(tuned.trials),
     }
     return table.assign(

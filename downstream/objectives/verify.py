@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from wavbench.downstream.metrics import equal_error_rate
 from wavbench.downstream.objectives.looks import AnyRows, Rows, dev_look, test_look, whole_batch_loss
 from wavbench.downstream.text import IGNORED, Vocabulary
+from wavbench.upstream.errors import UserError
 
 
 class Verify:
@@ -35,6 +36,11 @@ class Verify:
         ] = {}  # by part: enroll rows, test rows, one speaker or two
         self.cohorts = np.empty((0, 0, 0))  # of each head that is tested; none until keep_cohort
         self.vocabulary = Vocabulary.of(targets[row] for row in train)
+        if len(self.vocabulary) < 2:
+            raise UserError(
+                f"the train split has one speaker only: {self.vocabulary.symbols[0]!r}",
+                remedy="give train utterances of two speakers or more: a voice is told from others",
+            )
         self.outputs = len(self.vocabulary)
         index = {symbol: number for number, symbol in enumerate(self.vocabulary.symbols)}
         self.classes = torch.tensor([index.get(target, IGNORED) for target in targets])
@@ -64,11 +70,11 @@ class Verify:
         embeddings = np.concatenate([batch[head] for batch in decoded])
         place = {r: k for k, r in enumerate(row.tolist())}
         enroll, test, target = next(t for t in self.trials.values() if t[0][0] in place)
-        first, second = embeddings[[place[r] for r in enroll]], embeddings[[place[r] for r in test]]
-        table = pd.DataFrame({"row": enroll, "row_b": test, "score": (first * second).sum(axis=1), "target": target})
+        first, second = (np.array([place[r] for r in side]) for side in (enroll, test))
+        scores = (embeddings[first] * embeddings[second]).sum(axis=1)
+        table = pd.DataFrame({"row": enroll, "row_b": test, "score": scores, "target": target})
         if head < len(self.cohorts):
-            own = s_norm(table["score"].to_numpy(), first, second, self.cohorts[head])
-            table["score_snorm"] = own
+            table["score_snorm"] = s_norm(scores, embeddings, first, second, self.cohorts[head])
         return table
 
     def keep_cohort(self, decoded: list[np.ndarray], rows: list[AnyRows], speakers: Sequence[str]) -> None:
@@ -79,6 +85,8 @@ class Verify:
             rows: which rows.
             speakers: of all rows of the table.
         """
+        if len({speakers[row] for row in np.concatenate(rows)}) < 2:
+            return  # no deviation to divide by
         names = np.array([speakers[row] for row in np.concatenate(rows)], object)
         embeddings = np.concatenate(decoded, axis=1)
         means = np.stack([embeddings[:, names == name].mean(axis=1) for name in sorted(set(names))], axis=1)
@@ -87,20 +95,25 @@ class Verify:
 
 def s_norm(
     scores: Float[np.ndarray, " trials"],
-    first: Float[np.ndarray, "trials dim"],
-    second: Float[np.ndarray, "trials dim"],
+    embeddings: Float[np.ndarray, "utterances dim"],
+    first: Int[np.ndarray, " trials"],
+    second: Int[np.ndarray, " trials"],
     cohort: Float[np.ndarray, "speakers dim"],
 ) -> Float[np.ndarray, " trials"]:
     """Scores by how each side of a trial scores against a cohort, the mean of both ways.
 
     Args:
         scores: cosine of each trial.
-        first: unit embeddings of one side.
-        second: those of the other.
+        embeddings: of unit length.
+        first: which of them is one side of each trial.
+        second: and which the other.
         cohort: unit embeddings of other speakers, two or more.
 
     Source: Shum et al. 2010, Unsupervised Speaker Adaptation based on the Cosine Similarity, equation 7.
     """
-    against = [side @ cohort.T for side in (first, second)]
-    ways = [(scores - a.mean(axis=1)) / np.maximum(a.std(axis=1), 1e-12) for a in against]
-    return (ways[0] + ways[1]) / 2
+    centre = cohort.mean(axis=0)
+    spread = (cohort - centre).T @ (cohort - centre) / len(cohort)
+    # of an utterance against all of the cohort, whose scores would be gigabytes
+    mean, variance = embeddings @ centre, ((embeddings @ spread) * embeddings).sum(axis=1)
+    deviation = np.sqrt(np.maximum(variance, 1e-24))
+    return ((scores - mean[first]) / deviation[first] + (scores - mean[second]) / deviation[second]) / 2

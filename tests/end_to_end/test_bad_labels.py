@@ -147,3 +147,15 @@ def test_a_damaged_language_model_is_refused_before_any_work(
     screen = refused(*ASR, written(texts, corpus, "spoken.csv"), f"lm={path}")
     assert "no sound ARPA file" in screen
     assert "cut.arpa, line" in screen
+
+
+def test_transcripts_that_no_language_model_can_be_made_of_are_refused_before_training(
+    wavbench: Callable, corpus: Path, texts: pd.DataFrame, tmp_path: Path
+) -> None:
+    table = texts.copy()
+    table.loc[3, "text"] = "one <unk>"
+    done = wavbench(*ASR, "lm=train", written(table, corpus, "marked.csv"), *places(tmp_path))
+    assert done.code == 2
+    assert "<unk>" in done.err
+    assert "training" not in done.err + done.out
+    assert not list((tmp_path / "results").rglob("*.json"))

@@ -86,6 +86,7 @@ def test_the_error_rate_of_a_decoded_trial_is_that_of_decoding_again() -> None:
         found = decode_with_lm(DEV_SOUND, search, trial.weights)
         errors = edit_distances([text.split() for text in DEV], [own[0].words for own in found]).sum()
         assert trial.error_rate == pytest.approx(100 * errors / sum(len(text.split()) for text in DEV))
+        assert trial.weights != tuned.search or trial.error_rate == tuned.error_rate
 
 
 def test_rescoring_adds_the_weighted_probability_of_the_neural_model() -> None:
@@ -106,7 +107,7 @@ def test_rescoring_adds_the_weighted_probability_of_the_neural_model() -> None:
     rates = {trial.weights: trial.error_rate for trial in tuned.trials if trial.stage == "rescoring"}
     assert tuned.rescoring is not None
     assert tuned.rescoring.neural > 0
-    assert rates[tuned.rescoring] == min(rates.values())
+    assert rates[tuned.rescoring] == min(rates.values()) == tuned.error_rate
     found = decode_with_lm(DEV_SOUND, alone, tuned.search, neural=neural, rescoring=tuned.rescoring)
     errors = edit_distances([text.split() for text in DEV], [own[0].words for own in found]).sum()
     assert rates[tuned.rescoring] == pytest.approx(100 * errors / sum(len(text.split()) for text in DEV))

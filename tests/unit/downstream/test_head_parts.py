@@ -100,10 +100,11 @@ def test_attentive_statistics_are_a_plain_loops() -> None:
 
 def test_symmetric_normalisation_is_a_plain_loops() -> None:
     random = np.random.default_rng(0)
-    first, second, cohort = (random.standard_normal((n, 6)) for n in (5, 5, 9))
-    scores = (first * second).sum(axis=1)
-    ours = s_norm(scores, first, second, cohort)
+    embeddings, cohort = (random.standard_normal((n, 6)) for n in (7, 9))
+    first, second = np.array([0, 1, 2, 0, 6]), np.array([1, 2, 3, 5, 4])
+    scores = (embeddings[first] * embeddings[second]).sum(axis=1)
+    ours = s_norm(scores, embeddings, first, second, cohort)
     for k, score in enumerate(scores):
-        sides = [[float(side[k] @ other) for other in cohort] for side in (first, second)]
+        sides = [[float(embeddings[side[k]] @ other) for other in cohort] for side in (first, second)]
         expected = sum((score - np.mean(side)) / np.std(side) for side in sides) / 2
         assert ours[k] == pytest.approx(expected)

@@ -9,11 +9,11 @@ import torch
 
 from wavbench.downstream import fit as module
 from wavbench.downstream.fit import fit
-from wavbench.downstream.fold import effective_batch
+from wavbench.downstream.fold import effective_batch, trials_of
 from wavbench.downstream.heads import mean_linear
 from wavbench.downstream.objectives import Classify
 from wavbench.downstream.spec import CLEAN, PROTOCOLS, SUPERB_RATES, Budget, find_protocol, load_task, task_names
-from wavbench.downstream.splits import splits_of
+from wavbench.downstream.splits import Split, splits_of
 from wavbench.upstream.errors import UserError
 
 SUPERB = PROTOCOLS["superb"]
@@ -134,6 +134,18 @@ def test_superb_chooses_verification_on_test() -> None:
     assert split.dev.tolist() == split.test.tolist() == [6, 7, 8]
     (clean,) = splits_of(table, load_task("asv"))
     assert clean.dev.tolist() == [4, 5]
+
+
+def test_given_trials_are_what_dev_is_judged_by_where_dev_is_test() -> None:
+    table = pd.DataFrame({"id": [*"abcdefghij"], "speaker": [*"kkllmmnnoo"]})
+    given = pd.DataFrame({"enroll": ["g", "g"], "test": ["h", "i"], "target": [1, 0]})
+    dev, test = np.arange(2, 6), np.arange(6, 10)
+    same = trials_of(table, Split("", train=np.arange(2), dev=test, test=test), given, 0)
+    assert same["dev"].equals(given)
+    assert same["test"].equals(given)
+    apart = trials_of(table, Split("", train=np.arange(2), dev=dev, test=test), given, 0)
+    assert set(apart["dev"]["enroll"]) <= set("cdef")
+    assert apart["test"].equals(given)
 
 
 def test_rates_that_warm_up_fall_with_the_root_of_the_updates() -> None:

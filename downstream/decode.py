@@ -1,5 +1,7 @@
 """From outputs of heads to symbol sequences: frame by frame, or written one symbol after the other."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,6 +36,14 @@ def greedy_ctc(
         ]
         for head in range(len(best))
     ]
+
+
+def frames_needed(target: Sequence) -> int:
+    """The fewest frames that CTC can write a sequence in: a blank parts two that are alike.
+
+    Source: Graves et al. 2006, section 3.1.
+    """
+    return len(target) + sum(one == after for one, after in itertools.pairwise(target))
 
 
 @runtime_checkable
@@ -81,8 +91,8 @@ def write_beams(
 ) -> list[list[list[int]]]:
     """The best of several sequences that are written side by side.
 
-    An utterance is done once as many sequences have ended as it has beams, or at its bound, where sequences count as
-    they are.
+    An utterance is done once as many sequences have ended as it has beams, or at its bound, where all must end: what
+    that costs is counted, or those that are cut off would be ahead of those that have ended.
 
     Args:
         writer: with as many beams as shall be kept.
@@ -107,9 +117,11 @@ def write_beams(
             best[head, row] = value[head, row]
             found[head][row] = sequences[head, row, place[head, row]].tolist()
 
-    for place in range(int(bounds.max(initial=0))):
+    for place in range(int(bounds.max(initial=0)) + 1):
         likely = scores[..., None] + writer.step(symbols)
         outputs = likely.shape[3]
+        last = torch.from_numpy(bounds <= place)[:, None, None] & (torch.arange(outputs) != end)
+        likely = likely.masked_fill(last, -torch.inf)
         top, flat = likely.flatten(2).topk(2 * beams, dim=2)  # of 2n at least n go on: each beam has one end
         parents, symbol = flat // outputs, flat % outputs
         ends = symbol == end
@@ -118,15 +130,12 @@ def write_beams(
         values = torch.where(first, top[:, :, :beams] / (place + 1) ** penalty, -torch.inf)
         offer(values, written.gather(2, rows))
         ended += first.sum(dim=2).numpy()
-        done |= ended >= beams
+        done |= (ended >= beams) | (bounds <= place)
+        if done.all():
+            break
         order = ends.long().argsort(dim=2, stable=True)[:, :, :beams]  # those that go on, the likeliest first
         scores, parents, symbols = (x.gather(2, order) for x in (top, parents, symbol))
         written = written.gather(2, parents[..., None].expand(-1, -1, -1, place))
         written = torch.cat([written, symbols[..., None]], dim=3)
-        last = torch.from_numpy(~done & (bounds == place + 1))[..., None]
-        offer(torch.where(last, scores / (place + 1) ** penalty, -torch.inf), written)
-        done |= bounds <= place + 1
-        if done.all():
-            break
         writer.reorder(parents)
     return found

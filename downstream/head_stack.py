@@ -42,17 +42,19 @@ class HeadStack(nn.Module):
         self.register_buffer("layer", torch.tensor(list(single), dtype=torch.long))
 
     def forward(
-        self, states: Float[Tensor, "layers rows dim"], lengths: Int[np.ndarray, " batch"] | None = None
+        self,
+        states: Float[Tensor, "layers rows dim"],
+        lengths: Int[np.ndarray, " batch"] | None = None,
+        fetch: bool = True,
     ) -> Float[Tensor, "heads out outputs"]:
         """Outputs of all heads: for rows, or for utterances or steps where the head takes their lengths.
 
-        They come back to the CPU, wherever the heads are: losses and decoding are small beside what is computed here.
+        They come back to the CPU, wherever the heads are, unless `fetch` is false: most losses and all decoding are
+        small beside what is computed here.
         """
         rest = (torch.from_numpy(lengths),) if self.takes_lengths else ()
-        draw, parts = same_draws(self.device), []
-        for heads, seen in self.parts(states):
-            draw()
-            parts.append(heads(seen, *rest).cpu())
+        parts = [heads(seen, *rest) for heads, seen in self.parts(states)]
+        parts = [part.cpu() for part in parts] if fetch else parts
         return torch.cat(parts) if len(parts) == 2 else parts[0]
 
     @property
@@ -85,10 +87,14 @@ class HeadStack(nn.Module):
         )
 
     def parts(self, states: Float[Tensor, "layers rows dim"]) -> Iterator[tuple[nn.Module, Tensor]]:
-        """The heads of a mix, then those of single layers, with what they see: for heads that take more than states."""
-        states = states.to(self.device)
+        """The heads of a mix, then those of single layers, with what they see: for heads that take more than states.
+
+        Both drop the same, so that none depends on what is trained beside it.
+        """
+        states, draw = states.to(self.device), same_draws(self.device)
         if self.mixed is not None:
             yield self.mixed, self.mix(states)
+            draw()
         if self.single is not None:
             yield self.single, states[self.layer]
 

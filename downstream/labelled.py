@@ -1,9 +1,7 @@
 """Labelled speech for fine-tuning: which utterances can be learned from, and which of them are."""
 
 import hashlib
-import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +9,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from wavbench.downstream import objectives
+from wavbench.downstream.decode import frames_needed
 from wavbench.downstream.label_budget import draw
 from wavbench.downstream.spec import Task
 from wavbench.downstream.splits import splits_of
@@ -85,14 +84,6 @@ class Labelled:
         """Symbols of some rows by number; negative where the drawn rows do not have them. 0 is CTC's blank."""
         index = {symbol: number for number, symbol in enumerate(self.objective.vocabulary.symbols, start=1)}
         return [[index.get(symbol, -1) for symbol in self.targets[row]] for row in rows]
-
-
-def frames_needed(target: Sequence) -> int:
-    """The fewest frames that CTC can write a sequence in: a blank parts two that are alike.
-
-    Source: Graves et al. 2006, section 3.1.
-    """
-    return len(target) + sum(one == after for one, after in itertools.pairwise(target))
 
 
 def check_task(task: Task) -> None:

@@ -11,8 +11,12 @@ AnyRows = Int[np.ndarray, " _"]  # of several batches, each as long as it is
 
 
 def whole_batch_loss(self, model, states: Tensor, rows: Rows, lengths, random) -> Float[Tensor, " heads"]:
-    """The training loss where nothing is sampled: that of all outputs."""
-    return self.loss(model, model(states, lengths), rows, lengths)
+    """The training loss where nothing is sampled: that of all outputs.
+
+    Computed where the heads are if the objective says that it is dear.
+    """
+    outputs = model(states, lengths, fetch=not getattr(self, "dear_loss", False))
+    return self.loss(model, outputs, rows, lengths)
 
 
 def dev_look(self, model, states: Tensor, rows: Rows, lengths) -> tuple:

@@ -11,8 +11,9 @@ import torch
 from small_training import SMALL
 
 from wavbench.downstream.adaptation import Adaptation, merged_state
+from wavbench.downstream.decode import frames_needed
 from wavbench.downstream.finetune import BEST, Recipe, Tuned, ctc_loss, dev_plan, finetune
-from wavbench.downstream.labelled import Labelled, frames_needed, labelled
+from wavbench.downstream.labelled import Labelled, labelled
 from wavbench.downstream.spec import load_task
 from wavbench.upstream import catalog
 from wavbench.upstream.checkpoints import read_safetensors

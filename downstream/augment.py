@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,11 +14,17 @@ Lengths = Int[np.ndarray, " batch"]
 def crop(
     states: Float[Tensor, "layers total dim"], lengths: Lengths, frames: int, random: np.random.Generator
 ) -> tuple[Float[Tensor, "layers cropped dim"], Lengths]:
-    """A stretch of so many frames of each utterance, from a random place; shorter ones are repeated to that length."""
+    """A stretch of so many frames of each utterance, from a random place; shorter ones are repeated to that length.
+
+    One without frames is so many zeros.
+    """
     starts = np.cumsum(lengths) - lengths
     first = np.floor(random.random(len(lengths)) * (np.maximum(lengths - frames, 0) + 1)).astype(np.int64)
     place = first[:, None] + np.arange(frames)
     places = starts[:, None] + place % np.maximum(lengths, 1)[:, None]
+    if not lengths.all():
+        states = F.pad(states, (0, 0, 0, 1))  # a frame of zeros behind all others
+        places[lengths == 0] = states.shape[1] - 1
     return states[:, torch.from_numpy(places.flatten())], np.full(len(lengths), frames)
 
 

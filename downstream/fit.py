@@ -4,8 +4,8 @@ The heads share batches and nothing else: each has its own learning rate, its ow
 moment, so a stack of seventy gives what seventy runs would.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,22 +16,9 @@ from wavbench.downstream.augment import crop, hide
 from wavbench.downstream.batches import ready
 from wavbench.downstream.head_stack import HeadStack, StackedAdam
 from wavbench.downstream.spec import Budget
+from wavbench.downstream.threads import threads
 
 POOL = 50  # batches that are formed at once where their utterances are to be of like length
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Heads are small: on a busy machine two threads that wait for each other were ten times slower than one.
-
-    Cells run side by side instead (`wavbench sweep workers=N`).
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class Fit:
     loss: np.ndarray
 
 
-@one_thread()
+@threads(1)
 def fit(
     model: HeadStack,
     objective,
@@ -89,7 +76,8 @@ def fit(
     best = np.full(len(rates), -np.inf)
     best_loss, best_update = np.full(len(rates), np.inf), np.zeros(len(rates), int)
     kept = [[value.detach().clone() for value in values] for values in model.head_tensors()]
-    taken = ready(_order(train, batches, budget, seed), batches)
+    least = getattr(model.one, "least_batch", 1)
+    taken = ready(_order(train, batches, budget, seed, least), batches)
     random = np.random.default_rng((seed, len(train)))
     hidden, waited = np.random.default_rng((seed, len(train), 1)), np.zeros(len(rates), int)
     torch.manual_seed(seed)  # of dropout
@@ -140,9 +128,9 @@ def decay(update: int, updates: int) -> float:
     return min(1.0, 2 * (1 - (update - 1) / updates))
 
 
-def _order(train: np.ndarray, batches, budget: Budget, seed: int):
+def _order(train: np.ndarray, batches, budget: Budget, seed: int, least: int):
     if not budget.seconds:
-        return batch_order(train, budget.batch, seed)
+        return batch_order(train, budget.batch, seed, least)
     lengths = np.array([batches.length(row) for row in train.tolist()])
     return like_lengths(train, lengths, round(budget.seconds * batches.frame_rate), seed)
 
@@ -171,18 +159,24 @@ def like_lengths(rows: np.ndarray, lengths: np.ndarray, most: int, seed: int):
         epoch += 1
 
 
-def batch_order(rows: np.ndarray, size: int, seed: int):
-    """Endless batches: every epoch a new permutation, a pure function of (seed, epoch); the last short one is kept."""
+def batch_order(rows: np.ndarray, size: int, seed: int, least: int = 1):
+    """Endless batches: every epoch a new permutation, a pure function of (seed, epoch).
+
+    The last short one is kept; with fewer than `least` rows it is a part of the one before.
+    """
     epoch = 0
     while True:
         shuffled = np.random.default_rng((seed, epoch)).permutation(rows)
-        for start in range(0, len(shuffled), size):
-            yield shuffled[start : start + size]
+        cuts = [*range(0, len(shuffled), size), len(shuffled)]
+        if len(cuts) > 2 and cuts[-1] - cuts[-2] < least:
+            del cuts[-2]
+        for start, stop in itertools.pairwise(cuts):
+            yield shuffled[start:stop]
         epoch += 1
 
 
 @torch.inference_mode()
-@one_thread()
+@threads(1)
 def decode_rows(model: HeadStack, batches, rows: np.ndarray, heads: Sequence[int], look: Callable):
     """What some heads make of rows, a batch at a time so that memory stays small.
 

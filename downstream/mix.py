@@ -26,4 +26,4 @@ class Mix(nn.Module):
 
     def forward(self, states: Float[Tensor, "layers rows dim"]) -> Float[Tensor, "heads rows dim"]:
         layers, rows, dim = states.shape
-        return (self.weights() @ states.reshape(layers, rows * dim)).reshape(-1, rows, dim)
+        return (self.weights() @ states.reshape(layers, rows * dim)).reshape(len(self.logits), rows, dim)

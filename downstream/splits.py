@@ -87,7 +87,7 @@ def _with_drawn_dev(split: Split, share: float) -> Split:
     if not share:
         return split
     rows = np.random.default_rng(0).permutation(np.sort(np.concatenate([split.train, split.dev])))
-    drawn = int(len(rows) * share)
+    drawn = max(int(len(rows) * share), 1)
     return Split(split.name, train=np.sort(rows[drawn:]), dev=np.sort(rows[:drawn]), test=split.test)
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from wavbench.downstream.batches import free_memory
+from wavbench.downstream.threads import threads
 from wavbench.upstream.audio import SAMPLE_RATE, AudioError
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
@@ -72,6 +73,7 @@ class Streamed:
         self.extract_seconds = 0.0
         self._upstream, self._manifest, self._pooling = upstream, manifest, pooling
         self._decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
+        self._threads = torch.get_num_threads()
         self._means: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._sounds: dict[int, np.ndarray] = {}  # by row of the manifest
         place = {id: row for row, id in enumerate(manifest.table["id"])}
@@ -122,12 +124,13 @@ class Streamed:
         lengths = self.lengths[rows]
         starts = np.cumsum(lengths) - lengths
         out = np.empty((len(layers), int(lengths.sum()), self.dim), np.float32)
-        for batch in self._batches(rows):
-            sounds = dict(zip(batch, self._load(self._places[rows[batch]]), strict=True))
-            for place, parts in self._computed(rows, sounds, wanted):
-                for layer, first, states in parts:
-                    for number in np.flatnonzero(np.equal(own, layer)):
-                        out[number, starts[place] + first : starts[place] + first + len(states)] = states
+        with threads(self._threads):  # heads are trained with one, an upstream has work for all
+            for batch in self._batches(rows):
+                sounds = dict(zip(batch, self._load(self._places[rows[batch]]), strict=True))
+                for place, parts in self._computed(rows, sounds, wanted):
+                    for layer, first, states in parts:
+                        for number in np.flatnonzero(np.equal(own, layer)):
+                            out[number, starts[place] + first : starts[place] + first + len(states)] = states
         return out, lengths
 
     def read_pooled(

@@ -60,6 +60,7 @@ class Stack(Looped):
     """
 
     takes_lengths = True
+    least_batch = 2  # utterances: its batch norms
 
     def __init__(self, heads: int, inputs: int, outputs: int) -> None:
         super().__init__(heads, partial(Ecapa, inputs, outputs))

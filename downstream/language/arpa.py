@@ -3,6 +3,7 @@
 import gzip
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def read_arpa(path: Path) -> Ngrams:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             return reader.read(file)
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, OverflowError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError, OverflowError) as error:
         raise reader.wrong("it cannot be read as text", str(error)[:200]) from None
 
 
@@ -70,7 +71,7 @@ def counts_of(path: Path) -> list[int]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             return reader.header(file)
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise reader.wrong("it cannot be read as text", str(error)[:200]) from None
 
 
@@ -136,6 +137,8 @@ class _Reader:
                 self.ngram(self.next(file), length, length == len(counts), probabilities, backoffs)
         if (line := self.next(file)) != "\\end\\":
             raise self.wrong("\\end\\ is missing", f"line {line[:80]!r} stands in its place: is the count right?")
+        if len(file.read(MAX_LINE)) == MAX_LINE:  # an archive's checksum is looked at where it ends
+            raise self.wrong("text follows \\end\\", "is it two files in one?")
         if missing := [mark for mark in (BEGIN, END) if (mark,) not in probabilities]:
             raise self.wrong(f"it has no {' and no '.join(missing)}", "sentences have no ends")
         return Ngrams(len(counts), probabilities, backoffs)

@@ -116,6 +116,16 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
             read_arpa(tmp_path / name)
 
 
+def test_a_damaged_archive_is_refused(model: Ngrams, tmp_path: Path) -> None:
+    write_arpa(model, tmp_path / "m.arpa")
+    whole = gzip.compress((tmp_path / "m.arpa").read_bytes())
+    for place in range(12, len(whole) - 8, 7):
+        damaged = bytes([*whole[:place], whole[place] ^ 0x55, *whole[place + 1 :]])
+        (tmp_path / "m.arpa.gz").write_bytes(damaged)
+        with pytest.raises(UserError):
+            read_arpa(tmp_path / "m.arpa.gz")
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(model: Ngrams, tmp_path: Path) -> None:
     write_arpa(model, tmp_path / "m.arpa")
     before = (tmp_path / "m.arpa").read_bytes()

@@ -28,6 +28,10 @@ def test_a_crop_is_a_stretch_of_the_utterance_and_a_short_one_is_repeated() -> N
         assert second.tolist() == [100, 101, 102, 100, 101, 102, 100, 101]
         assert (third.diff() == 1).all()
         starts.add(int(third[0]) - 200)
+    empty = np.append(LENGTHS, 0)  # an utterance without frames behind the others
+    states, lengths = crop(counted(), empty, 8, random)
+    assert lengths.tolist() == [8] * 4
+    assert not states[:, 24:].any()
     assert {0, 17} <= starts <= set(range(18))
 
 

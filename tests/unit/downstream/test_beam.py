@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from wavbench.downstream.language.beam import search_beam, symbol_frames
+from wavbench.downstream.language.beam import search_beam
 from wavbench.downstream.language.ngrams import END, UNKNOWN, Ngrams, estimate
 from wavbench.downstream.language.search import Search, Weights
 from wavbench.upstream.errors import UserError
@@ -120,26 +120,6 @@ def test_a_word_that_has_only_begun_is_cut_off_where_the_lexicon_has_no_such_wor
 def test_an_utterance_without_frames_says_nothing() -> None:
     found = search_beam(np.zeros((0, 4)), Search(symbols=SYMBOLS, model=WORDS), Weights())
     assert [hypothesis.words for hypothesis in found] == [()]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_frames_of_symbols_are_those_of_the_likeliest_alignment(seed: int) -> None:
-    own = outputs(seed, frames=6, classes=3)
-    for sequence in ((1,), (1, 1), (2, 1, 2), (1, 2, 2)):
-        paths = [
-            path
-            for path in itertools.product(range(3), repeat=6)
-            if tuple(k for k, _ in itertools.groupby(path) if k) == sequence
-        ]
-        best = max(paths, key=lambda path: sum(own[t, k] for t, k in enumerate(path)))
-        wanted, frame = [], 0
-        for symbol, run in itertools.groupby(best):
-            length = len(list(run))
-            if symbol:
-                wanted.append((frame, frame + length - 1))
-            frame += length
-        assert symbol_frames(own, sequence, 0) == wanted
-    assert symbol_frames(own, (), 0) == []
 
 
 @pytest.mark.parametrize(

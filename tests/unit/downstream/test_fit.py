@@ -154,6 +154,13 @@ def test_every_epoch_has_every_row_once_and_its_order_depends_on_the_seed_alone(
     assert not np.array_equal(first[0], next(batch_order(rows, 8, 2)))
 
 
+def test_a_last_batch_that_is_too_short_for_batch_norms_joins_the_one_before() -> None:
+    order = batch_order(np.arange(17), 8, 0, least=2)
+    assert [len(next(order)) for _ in range(4)] == [8, 9, 8, 9]
+    assert [len(rows) for rows, _ in zip(batch_order(np.arange(1), 8, 0, least=2), range(2), strict=False)] == [1, 1]
+    assert [len(rows) for rows, _ in zip(batch_order(np.arange(17), 8, 0), range(3), strict=False)] == [8, 8, 1]
+
+
 def test_a_projection_stack_gives_its_speaker_weights_head_by_head() -> None:
     model = HeadStack(1, [0, 1], 2, lambda heads: projection.build(heads, 6, 4))
     assert model.stacked("speakers").shape[0] == 3

@@ -1,9 +1,13 @@
 """Records to one table: who scored what, how surely, and which rows the intervals cannot tell from the best.
 
-Only rows of one board share a ranking: the same task, corpus (by hash), protocol, adaptation and training budget.
+Only rows of one board share a ranking: the same task, corpus (by hash), protocol, adaptation and training budget. A row
+is one upstream with one recipe: what is averaged differs in seeds alone.
 """
 
 import json
+import os
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from wavbench.benchmark.recipes import Recipe, labels_of, names_of, one_per_seed, recipe_of, without_lm
 from wavbench.benchmark.record import Record, read_records, write_text
 from wavbench.upstream.errors import UserError
 
@@ -21,10 +26,10 @@ ABOUT_HEARD = "† marks upstreams that were pretrained on audio of the corpus."
 
 @dataclass(frozen=True)
 class Row:
-    """One upstream on one board; several seeds are averaged.
+    """One upstream with one recipe on one board; several seeds are averaged.
 
     Args:
-        upstream: its checkpoint, for people.
+        upstream: its checkpoint, for people; behind it the settings in which it differs from others of its rows.
         checkpoint_hash: which weights exactly.
         value: in the board's unit.
         low: lower bound of the 95 % interval.
@@ -96,7 +101,8 @@ def boards_of(records: Iterable[Record]) -> list[Board]:
 
 def board_key(record: Record) -> tuple:
     """What two records must share to be ranked against each other."""
-    budget = json.dumps(record.config.get("budget"), sort_keys=True)
+    budget = record.config.get("budget", {})
+    budget = json.dumps(budget | ({"labels": labels_of(record)} if "labels" in budget else {}), sort_keys=True)
     trials = str(record.config.get("trials", False))
     protocol = (record.protocol, record.protocol_version, record.adaptation)
     units = str(record.config.get("units", 0))  # what is written: characters, or so many pieces of words
@@ -106,36 +112,39 @@ def board_key(record: Record) -> tuple:
 def _board(records: list[Record], ambiguous: set[str]) -> Board:
     """One board; a checkpoint's name that several weights share is followed by the beginning of their hash."""
     first = records[0]
-    by_row: dict[tuple[str, str], dict[str | int, list[Record]]] = {}
+    by_upstream: dict[tuple[str, str], dict[Recipe, dict[str | int, list[Record]]]] = {}
     for record in records:
         name = record.checkpoint
         name = f"{name} #{record.checkpoint_hash[:6]}" if name in ambiguous else name
-        row = by_row.setdefault((name, record.checkpoint_hash), {})
-        row.setdefault(record.layers, []).append(record)
+        recipe = recipe_of(record) if record.layers == MIX else without_lm(recipe_of(record))
+        recipes = by_upstream.setdefault((name, record.checkpoint_hash), {})
+        recipes.setdefault(recipe, {}).setdefault(record.layers, []).append(record)
     sign = -1 if first.higher_is_better else 1
-    layers = [
-        {"upstream": upstream, "layer": layer, **_mean(found)}
-        for (upstream, _), choices in by_row.items()
-        for layer, found in sorted((k, v) for k, v in choices.items() if k != MIX)
-    ]
+    layers, mixes = [], []
+    for (upstream, _), recipes in by_upstream.items():
+        names = names_of(recipes)
+        probed = {
+            recipe: [{"layer": k, **_mean(own)} for k, own in sorted((k, v) for k, v in choices.items() if k != MIX)]
+            for recipe, choices in recipes.items()
+        }
+        for recipe, choices in recipes.items():
+            layers += [{"upstream": upstream + names[recipe], **own} for own in probed[recipe]]
+            if MIX in choices:
+                own = probed.get(without_lm(recipe), [])
+                best = min(own, key=lambda found: sign * found["value"], default=None)
+                mixes.append((upstream + names[recipe], one_per_seed(choices[MIX]), best))
     layers = pd.DataFrame(layers, columns=["upstream", "layer", "value", "low", "high"])
-    mixes = [(name, choices[MIX]) for (name, _), choices in by_row.items() if MIX in choices]
     mixes.sort(key=lambda item: (sign * _mean(item[1])["value"], item[0]))
     rows = []
-    for place, (upstream, found) in enumerate(mixes):
+    for place, (upstream, found, layer) in enumerate(mixes):
         mean, best = _mean(found), _mean(mixes[0][1])
-        own = layers[layers["upstream"] == upstream]
-        best_layer = None
-        if len(own):
-            at = own.loc[(sign * own["value"]).idxmin()]
-            best_layer = (int(at["layer"]), float(at["value"]))
         rows.append(
             Row(
                 upstream=upstream,
                 checkpoint_hash=found[0].checkpoint_hash,
                 rank=place + 1,
                 tied=mean["low"] <= best["high"] and best["low"] <= mean["high"],
-                best_layer=best_layer,
+                best_layer=(layer["layer"], layer["value"]) if layer else None,
                 seeds=len(found),
                 heard=tuple(found[0].config.get("heard", ())),
                 record=min(found, key=lambda record: record.seed),
@@ -164,12 +173,13 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
 
 def training_of(record: Record) -> str:
     """How a head came to be that saw audio and not a store, "" for one that saw a store."""
-    labels = record.config.get("budget", {}).get("labels")
+    labels = labels_of(record)
     return f"{record.adaptation} fine-tuning, labels={labels}" if labels else ""
 
 
 def _mean(records: list[Record]) -> dict[str, float]:
     """Value and bounds, averaged over seeds."""
+    records = one_per_seed(records)
     return {
         "value": sum(record.value for record in records) / len(records),
         "low": sum(record.ci95[0] for record in records) / len(records),
@@ -340,13 +350,20 @@ def write_report(results: Path) -> tuple[Path, str]:
         remedy = "`wavbench run` or `wavbench sweep` makes them; results=FOLDER says where they are"
         raise UserError("there are no records to report", where=results / "runs", remedy=remedy)
     boards = boards_of(records)
-    write_text(results / "leaderboard.csv", long_table(boards).to_csv(index=False, lineterminator="\n"))
-    write_text(results / "leaderboard.md", markdown(boards))
-    folder = results / "figures"
-    figures = write_figures(boards, folder) | label_budget(records, folder)
-    figures |= det_curves(boards, results, folder) | confusions(boards, results, folder)
-    page = results / "leaderboard.html"
-    write_page(boards, records, figures, page)
+    making = results / f".report-{uuid.uuid4().hex}"  # all of it is made before any of it stands in the old one's place
+    try:
+        drawn = write_figures(boards, making / "figures") | label_budget(records, making / "figures")
+        drawn |= det_curves(boards, results, making / "figures") | confusions(boards, results, making / "figures")
+        page = results / "leaderboard.html"
+        write_page(boards, records, drawn, making / page.name)
+        write_text(making / "leaderboard.csv", long_table(boards).to_csv(index=False, lineterminator="\n"))
+        write_text(making / "leaderboard.md", markdown(boards))
+        for made in sorted(path for path in making.rglob("*") if path.is_file()):
+            place = results / made.relative_to(making)
+            place.parent.mkdir(exist_ok=True)
+            os.replace(made, place)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
     return page, plain(boards)
 
 

@@ -4,6 +4,7 @@ import base64
 from pathlib import Path
 
 from wavbench.benchmark.leaderboard import ABOUT_HEARD, Board, board_table, describe, overview
+from wavbench.benchmark.plots import confusion_name
 from wavbench.benchmark.record import Record, write_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -35,7 +36,7 @@ def write_page(boards: list[Board], records: list[Record], figures: dict[str, Pa
                     (images[name], f"{what}, {board.task} on {board.corpus}")
                     for name, what in (
                         (f"det_{board.corpus}" if board.metric == "EER" else "", "Misses against false alarms"),
-                        (f"confusion_{board.task}_{board.corpus}", "Which class is taken for which"),
+                        (confusion_name(board.task, board.corpus), "Which class is taken for which"),
                     )
                     if name in images and _first_of_corpus(board, boards)
                 ],

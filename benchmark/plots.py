@@ -1,5 +1,6 @@
 """Boards to figures: PNG to look at, SVG for papers, CSV to plot again."""
 
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board
+from wavbench.benchmark.recipes import dev_of, labels_of, one_per_seed, recipe_of
 from wavbench.benchmark.record import Record, read_scores, write_text
 
 # Okabe and Ito's colours, told apart by people with any colour vision
@@ -41,13 +43,13 @@ def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
 def label_budget(records: list[Record], folder: Path) -> dict[str, Path]:
     """Score by minutes of labels, with and without pretraining: a figure per task that was fine-tuned.
 
-    Of runs that differ in their recipe alone the one that did best on dev counts; seeds are averaged.
+    Of several recipes the one that did best on dev counts, averaged over its seeds.
 
     Returns:
         The SVG of each figure by name, `labels_<task>`.
     """
     _prepare(folder)
-    tuned = [record for record in records if record.config.get("budget", {}).get("labels")]
+    tuned = [record for record in records if labels_of(record)]
     return {f"labels_{task}": _labels(task, tuned, folder) for task in sorted({record.task for record in tuned})}
 
 
@@ -72,7 +74,11 @@ def det_curves(boards: list[Board], results: Path, folder: Path) -> dict[str, Pa
     for board in boards:
         if board.metric == "EER":
             scores = {row.upstream: _scores_of(results, row.record, ("score", "target")) for row in board.rows}
-            curves = {name: det_points(own) for name, own in scores.items() if own is not None}
+            curves = {
+                name: det_points(own)
+                for name, own in scores.items()
+                if own is not None and own["target"].nunique() == 2
+            }
             if curves:
                 found.setdefault(board.corpus, []).append((board, curves))
     return {f"det_{corpus}": _det(corpus, panels, folder) for corpus, panels in found.items()}
@@ -146,7 +152,7 @@ def confusions(boards: list[Board], results: Path, folder: Path) -> dict[str, Pa
         folder: for the figures.
 
     Returns:
-        The SVG of each figure by name, `confusion_<task>_<corpus>`.
+        The SVG of each figure by name, that of `confusion_name`.
     """
     _prepare(folder)
     found: dict[tuple[str, str], list[tuple[Board, pd.DataFrame]]] = {}
@@ -160,7 +166,13 @@ def confusions(boards: list[Board], results: Path, folder: Path) -> dict[str, Pa
             if len(classes) <= CLASSES:
                 counts = pd.crosstab(label, prediction).reindex(index=classes, columns=classes, fill_value=0)
                 found.setdefault((board.task, board.corpus), []).append((board, counts))
-    return {f"confusion_{task}_{corpus}": _confused(task, corpus, own, folder) for (task, corpus), own in found.items()}
+    return {confusion_name(task, corpus): _confused(task, corpus, own, folder) for (task, corpus), own in found.items()}
+
+
+def confusion_name(task: str, corpus: str) -> str:
+    """`confusion_<task>_<corpus>`, in which the first underscore behind the task is where it ends."""
+    task = _safe(task).replace("_", f"%{ord('_'):x}")
+    return f"confusion_{task}_{_safe(corpus)}"
 
 
 def _confused(task: str, corpus: str, panels: list[tuple[Board, pd.DataFrame]], folder: Path) -> Path:
@@ -187,7 +199,7 @@ def _confused(task: str, corpus: str, panels: list[tuple[Board, pd.DataFrame]], 
         about = {"task": task, "corpus": corpus, "protocol": board.protocol, "head": best.record.head}
         about["upstream"] = best.upstream
         table.append(long.assign(**about)[[*about, *long]])
-    return _save(figure, pd.concat(table, ignore_index=True), folder / f"confusion_{_safe(task)}_{_safe(corpus)}")
+    return _save(figure, pd.concat(table, ignore_index=True), folder / confusion_name(task, corpus))
 
 
 def _scores_of(results: Path, record: Record, columns: tuple[str, ...]) -> pd.DataFrame | None:
@@ -236,30 +248,27 @@ def _labels(task: str, records: list[Record], folder: Path) -> Path:
 
 
 def label_table(records: list[Record]) -> pd.DataFrame:
-    """One line per upstream, adaptation and amount of labels."""
-    found: dict[tuple, dict[tuple, Record]] = {}
+    """One line per upstream, adaptation and amount of labels, of the recipe that did best on dev over its seeds."""
+    found: dict[tuple, dict[tuple, list[Record]]] = {}
     for record in records:
         line = (
             *(record.corpus, record.corpus_hash, record.protocol, record.upstream, record.adaptation),
-            *(not record.config.get("random", False), record.config["budget"]["labels"]),
+            *(not record.config.get("random", False), labels_of(record)),
         )
-        runs = found.setdefault(line, {})
-        seed = (record.seed, record.checkpoint_hash, record.config.get("labels_hash"))
-        if seed not in runs or _dev(record) < _dev(runs[seed]):
-            runs[seed] = record
+        steps = json.dumps(record.config["budget"], sort_keys=True)
+        found.setdefault(line, {}).setdefault((recipe_of(record), steps), []).append(record)
     names = ["corpus", "corpus_hash", "protocol", "upstream", "adaptation", "pretrained", "labels"]
     rows = []
-    for line, runs in found.items():
-        values = pd.DataFrame([[r.config["labels"], r.value, *r.ci95] for r in runs.values()]).mean()
+    for line, recipes in found.items():
+        runs = min((one_per_seed(own) for _, own in sorted(recipes.items())), key=_mean_dev)
+        values = pd.DataFrame([[r.config["labels"], r.value, *r.ci95] for r in runs]).mean()
         numbers = dict(zip(("minutes", "value", "low", "high"), values.round(4), strict=True))
         rows.append(dict(zip(names, line, strict=True)) | numbers | {"runs": len(runs)})
     return pd.DataFrame(rows).sort_values([*names[:6], "minutes"], ignore_index=True)
 
 
-def _dev(record: Record) -> float:
-    """Best look at dev, the lower the better."""
-    values = [value for fold in record.learning_rate_curve for value in fold["dev"].values()]
-    return min(values, default=float("inf"))
+def _mean_dev(records: list[Record]) -> float:
+    return sum(map(dev_of, records)) / len(records)
 
 
 def _prepare(folder: Path) -> None:
@@ -357,8 +366,9 @@ def _save(figure, table: pd.DataFrame, stem: Path) -> Path:
     import matplotlib.pyplot as plt
 
     figure.tight_layout()
-    figure.savefig(stem.with_suffix(".png"), dpi=150, metadata={"Software": None})
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    path = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv")}  # a name may hold dots
+    figure.savefig(path["png"], dpi=150, metadata={"Software": None})
+    figure.savefig(path["svg"], metadata={"Date": None})
     plt.close(figure)
-    write_text(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
-    return stem.with_suffix(".svg")
+    write_text(path["csv"], table.to_csv(index=False, lineterminator="\n"))
+    return path["svg"]

@@ -10,6 +10,7 @@ results/runs/<key>.skipped.csv       train utterances that could not be learned 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import types
@@ -21,6 +22,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from wavbench.upstream.errors import UserError
@@ -71,6 +73,8 @@ class Record:
 
 FIELDS = {field.name for field in dataclasses.fields(Record)}
 HINTS = typing.get_type_hints(Record)
+COSTS = {"extract_s", "fit_s", "store_mb", "upstream_parameters"}  # that boards show
+WORDS = ("utterance", "speaker", "utterance_b", "speaker_b", "label", "prediction")  # columns of scores; others count
 
 
 def key_of(determinants: dict) -> str:
@@ -123,10 +127,13 @@ def read_record(path: Path) -> Record:
         if set(values) != FIELDS:
             raise ValueError(f"fields {', '.join(sorted(set(values) ^ FIELDS))} are missing or unknown")
         wrong = [name for name, hint in HINTS.items() if not _fits(values[name], hint)]
-        if wrong or len(values["ci95"]) != 2:
-            raise ValueError(f"{', '.join(wrong) or 'ci95'} holds something else than it should")
+        wrong = wrong or _wrong_inside(values)
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} holds something else than it should")
+        if values["key"] != path.stem:
+            raise ValueError("its key is not the name of its file")
         return Record(**values)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(
             "a record cannot be read", where=path, why=str(error)[:200], remedy="delete it and run its cell again"
         ) from error
@@ -145,6 +152,26 @@ def _fits(value: object, hint: object) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
+def _wrong_inside(values: dict) -> list[str]:
+    """Fields of the right type that boards and figures could not be made of all the same."""
+    config = values["config"]
+    budget = config.get("budget", {})
+    budget = budget if isinstance(budget, dict) else None
+    heard = config.get("heard", [])
+    sound = {
+        "value": math.isfinite(values["value"]),
+        "ci95": len(values["ci95"]) == 2 and all(map(math.isfinite, values["ci95"])),
+        "cost": set(values["cost"]) >= COSTS,
+        "learning_rate_curve": all(_fits(fold.get("dev"), dict[str, float]) for fold in values["learning_rate_curve"]),
+        "config.budget": budget is not None
+        and _fits(budget.get("updates", 0), int)
+        and _fits(budget.get("labels", ""), str),
+        "config.labels": not (budget or {}).get("labels") or _fits(config.get("labels"), float),
+        "config.heard": _fits(heard, list[str]),
+    }
+    return [name for name, well in sound.items() if not well]
+
+
 def read_records(results: Path) -> list[Record]:
     """All records of a results folder, in order of their keys."""
     return [read_record(path) for path in sorted((results / "runs").glob("*.json"))]
@@ -158,7 +185,12 @@ def read_scores(results: Path, key: str) -> pd.DataFrame:
     """
     path = results / "runs" / f"{key}.scores.csv"
     try:
-        return pd.read_csv(path, dtype={"utterance": str, "speaker": str, "utterance_b": str, "speaker_b": str})
+        # a class may be called NA or 01, and is no number then and nothing that is missing
+        table = pd.read_csv(path, dtype=dict.fromkeys(WORDS, str), keep_default_na=False)
+        numbers = table.columns.difference(WORDS)
+        if not np.isfinite(table[numbers].astype(float).to_numpy()).all():
+            raise ValueError(f"{', '.join(numbers)}: not all are finite")
+        return table
     except (OSError, ValueError) as error:
         raise UserError(
             "the scores of a record cannot be read", where=path, why=str(error)[:200], remedy="run its cell again"

@@ -42,6 +42,21 @@ def test_scores_read_back_with_their_hashes_as_text(tmp_path: Path, make_record:
     pd.testing.assert_frame_equal(read_scores(tmp_path, record.key), SCORES)  # "1e5" and "01" are no numbers
 
 
+@pytest.mark.parametrize("classes", [["NA", "nan"], ["None", "null"], ["01", "1"], ["", "1e3"]])
+def test_classes_are_words_whatever_they_look_like(tmp_path: Path, make_record: Callable, classes: list[str]) -> None:
+    record, table = make_record(), SCORES.assign(label=classes, prediction=classes[::-1])
+    write_record(tmp_path, record, table, None)
+    pd.testing.assert_frame_equal(read_scores(tmp_path, record.key), table)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "", "much"])
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, make_record: Callable, value: str) -> None:
+    record = make_record()
+    write_record(tmp_path, record, SCORES.assign(errors=["1", value]), None)
+    with pytest.raises(UserError, match="scores of a record cannot be read"):
+        read_scores(tmp_path, record.key)
+
+
 def test_predictions_lie_in_a_file_that_git_ignores(tmp_path: Path, make_record: Callable) -> None:
     record = make_record()
     write_record(tmp_path, record, SCORES, pd.DataFrame({"id": ["u"], "reference": ["a b"], "hypothesis": ["a"]}))
@@ -127,11 +142,23 @@ def damage(text: str) -> dict[str, str]:
         "words for bounds": values | {"ci95": ["a", "b"]},
         "half a layer": values | {"layers": 0.5},
         "a list for a table": values | {"cost": []},
+        "no cost": values | {"cost": {}},
+        "a list for a budget": values | {"config": {"budget": [1]}},
+        "labels without minutes": values | {"config": {"budget": {"labels": "1h"}}},
+        "a number for labels": values | {"config": {"budget": {"labels": 1}, "labels": 60.0}},
+        "a word for updates": values | {"config": {"budget": {"updates": "many"}}},
+        "a word for corpora": values | {"config": {"heard": "all"}},
+        "a curve without dev": values | {"learning_rate_curve": [{}]},
+        "no number": values | {"value": float("nan")},
+        "no bound": values | {"ci95": [1.0, float("inf")]},
+        "the key of another": values | {"key": "0" * 20},
+        "a key that is a path": values | {"key": "../../x"},
         "nothing": None,
     }
     return {name: json.dumps(value) for name, value in changed.items()} | {
         "cut off": text[: len(text) // 2],
         "empty": "",
+        "deep": "[" * 100_000,
         "other text": "hello",
     }
 

@@ -13,6 +13,7 @@ from wavbench.benchmark.leaderboard import boards_of, write_report
 from wavbench.benchmark.plots import confusions, det_curves, det_points
 from wavbench.benchmark.record import write_record
 from wavbench.downstream.metrics import error_curve
+from wavbench.upstream.errors import UserError
 
 EER = {"task": "asv", "metric": "EER", "higher_is_better": False, "corpus": "voices", "head": "projection"}
 
@@ -125,6 +126,48 @@ def test_a_name_of_a_corpus_is_no_path(tmp_path: Path, make_record: Callable, na
 def test_no_two_corpora_share_a_file() -> None:
     names = ["a b", "a_b", "a/b", "a%2fb", "a", "ą"]
     assert len({plots._safe(name) for name in names}) == len(names)
+
+
+def test_names_with_dots_and_underscores_share_no_file(tmp_path: Path, make_record: Callable) -> None:
+    pairs = [("lid", "lang.v1"), ("lid", "lang.v2"), ("classify-a", "b_c"), ("classify-a_b", "c")]
+    records = [make_record(task=task, corpus=corpus) for task, corpus in pairs]
+    for record in records:
+        write_record(tmp_path, record, answers(), None)
+    figures = confusions(boards_of(records), tmp_path, tmp_path / "figures")
+    assert set(figures.values()) == set((tmp_path / "figures").glob("*.svg"))
+    assert len(figures) == len(pairs)
+    assert {"confusion_lid_lang.v1.png", "confusion_classify-a_b_c.csv", "confusion_classify-a%5fb_c.svg"} <= {
+        path.name for path in (tmp_path / "figures").iterdir()
+    }
+    page = write_report(tmp_path)[0].read_text()
+    for task, corpus in pairs:
+        assert page.count(f'alt="Which class is taken for which, {task} on {corpus}"') == 1
+
+
+def test_classes_called_na_are_drawn(tmp_path: Path, make_record: Callable) -> None:
+    record = make_record()
+    scores = answers().replace({"class00": "NA", "class01": "01", "class02": "1"})
+    write_record(tmp_path, record, scores, None)
+    write_report(tmp_path)
+    table = pd.read_csv(tmp_path / "figures/confusion_er_emotions.csv", dtype=str, keep_default_na=False)
+    assert set(table["label"]) == {"NA", "01", "1"}
+
+
+def test_a_report_that_fails_changes_nothing(results: tuple) -> None:
+    folder, boards = results
+    write_report(folder)
+
+    def contents() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    (better,) = (row.record for board in boards for row in board.rows if row.upstream == "better")
+    path = folder / "runs" / f"{better.key}.json"
+    path.write_text(path.read_text().replace('"n": 100', '"n": 101'))
+    (folder / "runs" / f"{better.key}.scores.csv").write_bytes(b"\xff\xfe\x00")
+    before = contents()
+    with pytest.raises(UserError, match="scores of a record cannot be read"):
+        write_report(folder)
+    assert contents() == before
 
 
 def test_both_kinds_of_figures_are_on_the_page_once(results: tuple) -> None:

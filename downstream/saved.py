@@ -1,5 +1,9 @@
-"""Trained heads on disk: safetensors, and a JSON of what they need to be used again."""
+"""Trained heads on disk: safetensors, and a JSON of what they need to be used again.
 
+The JSON holds a hash of the weights: of a folder that was being replaced when it was killed, half is the old head.
+"""
+
+import hashlib
 import json
 import math
 import os
@@ -19,9 +23,12 @@ from wavbench.upstream.errors import UserError
 
 FORMAT = "wavbench-head-1"
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
+SEQUENCES = ("Ctc", "Transcribe", "Translate")  # objectives that write symbols from frames
 MOST_BYTES = 16 << 20  # of the JSON: a vocabulary of a hundred thousand symbols fits
 MOST_FOLDS = 64
 MOST_WIDTH = 1 << 20  # of features and outputs
+HASHED = "weights_blake2b"  # key of the hash; heads that were saved before there was one have none
+WORDS = ("name", "weights_hash", "weights", "revision", "language", "precision", "features")  # about an upstream
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,10 @@ def save_heads(
         own = dict(head.model.state_dict())
         own |= {} if head.shift is None else {"shift": head.shift, "scale": head.scale}
         tensors |= {f"{fold}.{key}": value.detach().contiguous().clone() for key, value in own.items()}
+    weights = save(tensors)
     described = {
         "format": FORMAT,
+        HASHED: _digest(weights),
         "task": task,
         "objective": objective,
         "head": name,
@@ -96,21 +105,49 @@ def save_heads(
         "about": dict(about),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(described, ensure_ascii=False, indent=1) + "\n"
-    for name_of_file, content in ((WEIGHTS, save(tensors)), (ABOUT, text.encode())):  # the JSON says that all is there
-        temporary = temporary_in(folder, Path(name_of_file).suffix)
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name_of_file)
+    # the JSON comes last: it says that all is there
+    for name_of_file, content in ((WEIGHTS, weights), (ABOUT, _text(described))):
+        _replace(folder / name_of_file, content)
     return folder
 
 
+def add_about(folder: Path, **more: object) -> None:
+    """Write further things worth knowing to what a saved head says about itself."""
+    described = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    _replace(folder / ABOUT, _text(described | {"about": described["about"] | more}))
+
+
 def record_of(folder: Path) -> str:
-    """Key of the record whose head lies in a folder; "" where none does."""
+    """Key of the record whose head lies in a folder; "" where none does, or not all of it."""
     try:
         described = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        return str(described["about"]["record"]) if (folder / WEIGHTS).is_file() else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        _refuse_other_weights(described, (folder / WEIGHTS).read_bytes())
+        return str(described["about"]["record"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
+
+
+def _text(described: dict) -> bytes:
+    return (json.dumps(described, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = temporary_in(path.parent, path.suffix)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(weights: bytes) -> str:
+    return hashlib.blake2b(weights, digest_size=16).hexdigest()
+
+
+def _refuse_other_weights(described: dict, weights: bytes) -> None:
+    """Raise a ValueError unless the weights are those that were written with a description."""
+    if described.get(HASHED, found := _digest(weights)) != found:
+        raise ValueError(f"{WEIGHTS} holds other weights than {ABOUT} was written with")
 
 
 def load_heads(folder: Path | str) -> Saved:
@@ -119,7 +156,8 @@ def load_heads(folder: Path | str) -> Saved:
     Raises:
         UserError: there is none, or it is not what it says it is.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     folder = Path(folder)
     if not (folder / ABOUT).is_file() or not (folder / WEIGHTS).is_file():
@@ -136,28 +174,35 @@ def load_heads(folder: Path | str) -> Saved:
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise ValueError(f"{ABOUT} does not say that its format is {FORMAT}")
         name, objective = described["head"], described["objective"]
-        if name not in {path.stem for path in HEADS.glob("*.py")}:
+        if name not in {path.stem for path in HEADS.glob("[!_]*.py")}:
             raise ValueError(f"there is no head {name!r}")
         if not isinstance(objective, str) or not isinstance(getattr(objectives, objective, None), type):
             raise ValueError(f"there is no objective {objective!r}")
         folds = described["folds"]
         if not 0 < len(folds) <= MOST_FOLDS:
             raise ValueError(f"{len(folds)} heads in one folder")
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        weights = (folder / WEIGHTS).read_bytes()
+        _refuse_other_weights(described, weights)
+        tensors = load(weights)
         heads = tuple(_head(name, objective, fold, k, tensors) for k, fold in enumerate(folds))
-        statistics = described["statistics"]
+        statistics = getattr(head_of(name), "STATISTICS", None)
+        if described["statistics"] != (None if statistics is None else list(statistics)):
+            raise ValueError(f"it says that {name} reads {described['statistics']}, which it does not")
+        if statistics is not None and objective in SEQUENCES:
+            raise ValueError(f"{name} reads no frames, which {objective} needs")
+        _refuse_odd(described["upstream"])
         return Saved(
             folder=folder,
             task=str(described["task"]),
             objective=objective,
             name=name,
-            statistics=None if statistics is None else tuple(statistics),
+            statistics=statistics,
             heads=heads,
             upstream=dict(described["upstream"]),
             about=dict(described["about"]),
         )
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError, RecursionError, SafetensorError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError, RuntimeError,
+            SafetensorError) as error:  # fmt: skip
         raise UserError(
             "the saved head cannot be read",
             where=folder,
@@ -195,18 +240,36 @@ def refuse_other_upstream(saved: Saved, weights_hash: str, name: str, features: 
 
 def extra_outputs(objective: str) -> int:
     """Outputs that stand before the symbols: CTC's blank, or the end of what is written."""
-    return 1 if objective in ("Ctc", "Transcribe", "Translate") else 0
+    return 1 if objective in SEQUENCES else 0
+
+
+def _refuse_odd(upstream: Mapping) -> None:
+    """Raise a ValueError unless what is known of an upstream can be given to a loader."""
+    odd = [name for name in WORDS if not isinstance(upstream.get(name) or "", str)]
+    odd += [] if isinstance(upstream.get("seed") or 0, int) else ["seed"]
+    if odd:
+        raise ValueError(f"upstream.{odd[0]} cannot be {upstream[odd[0]]!r}")
+
+
+def _whole(value: object) -> int:
+    """A number of a thing, as JSON has it."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no whole number")
+    return value
 
 
 def _head(name: str, objective: str, fold: Mapping, number: int, tensors: Mapping[str, Tensor]) -> Head:
     """One head of a folder, its tensors seen to be those of the head that it names."""
-    layers = tuple(int(layer) for layer in fold["layers"])
-    symbols, inputs = tuple(str(symbol) for symbol in fold["symbols"]), int(fold["inputs"])
+    layers = tuple(_whole(layer) for layer in fold["layers"])
+    symbols, inputs = tuple(str(symbol) for symbol in fold["symbols"]), _whole(fold["inputs"])
     outputs = len(symbols) + extra_outputs(objective)
-    if not layers or not symbols or not 0 < inputs <= MOST_WIDTH or outputs > MOST_WIDTH:
+    if not layers or not symbols or not 0 < inputs <= MOST_WIDTH or outputs > MOST_WIDTH or min(layers) < 0:
         raise ValueError("its layers, symbols or widths cannot be")
+    for what, own in (("layers", layers), ("symbols", symbols)):
+        if len(set(own)) < len(own):
+            raise ValueError(f"it has two {what} that are alike")
     mixed = fold["layer"] == MIX
-    single = [] if mixed else [int(fold["layer"])]
+    single = [] if mixed else [_whole(fold["layer"])]
     if single and not 0 <= single[0] < len(layers):
         raise ValueError(f"it reads layer {single[0]} of {len(layers)}")
 
@@ -215,6 +278,8 @@ def _head(name: str, objective: str, fold: Mapping, number: int, tensors: Mappin
 
     prefix = f"{number}."
     own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if any(value.is_complex() or not value.isfinite().all() for value in own.values()):
+        raise ValueError("it has weights that are not finite, or not real")
     shift, scale = own.pop("shift", None), own.pop("scale", None)
     for name_of_part, part in (("shift", shift), ("scale", scale)):
         if (part is not None) != bool(fold["standardised"]) or (
@@ -227,9 +292,13 @@ def _head(name: str, objective: str, fold: Mapping, number: int, tensors: Mappin
     if wanted != found:
         other = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
         raise ValueError(f"{len(other)} of its weights do not fit the head {name} (first: {other[0]})")
-    if any(value.is_floating_point() and not value.isfinite().all() for value in own.values()):
-        raise ValueError("it has weights that are not finite")
+    if own["layer"].tolist() != single:
+        raise ValueError(f"its weights read layer {own['layer'].tolist()}, and it says {single}")
     model = make()
+    if hasattr(model.one, "speakers") != (objective == "Verify"):
+        raise ValueError(f"{name} is no head of {objective}")
+    if getattr(model.one, "takes_symbols", False) != (objective == "Translate"):
+        raise ValueError(f"{name} is no head of {objective}")
     model.load_state_dict(own)
     rate = float(fold["learning_rate"])
     return Head(model.eval().requires_grad_(False), layers, symbols, shift, scale, rate if math.isfinite(rate) else 0.0)

@@ -28,7 +28,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench doctor                                            versions, device, disk, extras
 
 A preset without weights here runs as a random twin: weights=random seed=0.
-Every command takes results=FOLDER and stores=FOLDER; `wavbench COMMAND --help` lists its keys.
+Records go to results=FOLDER, feature stores to stores=FOLDER; `wavbench COMMAND --help` lists a command's keys.
 """
 
 

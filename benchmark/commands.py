@@ -65,7 +65,10 @@ def run(config: schemas.Run) -> int:
     from wavbench.upstream.listener import Listener
     from wavbench.upstream.manifest import read_manifest
 
-    # misspelt names are said before anything slow
+    # misspelt names and idle options are said before anything slow
+    if config.lm != "train":
+        names = ("lm_order",) if config.lm else ("lm_order", "lm_unit", "lm_neural", "lm_closed")
+        configuration.refuse_idle(config, names, "lm=train" if config.lm else "lm=")
     task = load_task(config.task).chosen(find_protocol(config.protocol), config.head)
     if config.protocol == "superb" and task.superb.differs:
         print(f"note: not all is SUPERB's: {task.superb.differs}")

@@ -5,6 +5,7 @@ data: nothing in them is interpolated, imported or called.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ def compose(schema: type, arguments: list[str], positional: tuple[str, ...] = ()
 
 def known_keys(schema: type) -> list[str]:
     return [item.name for item in fields(schema)]
+
+
+def refuse_idle(given: Any, names: Sequence[str], owner: str) -> None:
+    """Raise a UserError for an option that nothing would look at: what it was given for would not come of it.
+
+    Args:
+        given: a filled-in schema.
+        names: options that have no effect as things are.
+        owner: what they go with.
+    """
+    for item in fields(given):
+        value = getattr(given, item.name)
+        if item.name in names and value != item.default:
+            raise UserError(
+                f"{item.name}={value} would change nothing", remedy=f"it goes with {owner}; else leave it out"
+            )
 
 
 def _base(schema: type, experiment: str) -> Any:

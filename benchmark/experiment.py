@@ -258,6 +258,13 @@ def _chosen(config: schemas.Sweep) -> schemas.Sweep:
     config.cells = [cell for cell in config.cells if not config.tasks or cell.task in config.tasks]
     config.upstreams = [u for u in config.upstreams if not config.only or u.name in config.only]
     for cell in config.cells:
+        if not 0 <= cell.seeds <= len(config.head_seeds):
+            raise UserError(
+                f"seeds={cell.seeds} of the cell {cell.task} is not possible",
+                where=f"experiment {config.experiment}",
+                why=f"head_seeds has {len(config.head_seeds)}",
+                remedy=f"seeds: 1 to {len(config.head_seeds)}, or 0 for all; or more head_seeds",
+            )
         check_features(cell.features, cell.dtype)
         for protocol in cell.protocols:
             # what there is not is said before anything slow

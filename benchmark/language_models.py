@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 
 from wavbench.benchmark import schemas
+from wavbench.benchmark.config import refuse_idle
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.loading import check_seed
 from wavbench.downstream.language.ngrams import Fit
@@ -35,6 +36,9 @@ def lm(config: schemas.Lm) -> int:
         )
     check_seed("seed", config.seed)
     refuse_below(config, {"epochs": 1})
+    own = {"ngram": ("order", "prune"), "transformer": ("epochs", "seed")}
+    other = next(kind for kind in own if kind != config.kind)
+    refuse_idle(config, own[other], f"kind={other}")
     out = Path(config.out)
     if config.kind == "ngram":
         return _ngram(config, unit, out)

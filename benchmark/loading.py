@@ -1,10 +1,11 @@
 """Configuration values to an upstream that is ready to run."""
 
+import os
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
-from wavbench.upstream.errors import UserError
+from wavbench.upstream.errors import UserError, refuse_below
 
 
 @runtime_checkable
@@ -125,6 +126,24 @@ def check_device(device: str):
             f"device={device} cannot be used", why=str(error).partition("\n")[0][:200], remedy="device=cpu"
         ) from None
     return place
+
+
+def check_processes(given) -> None:
+    """Raise a UserError unless a training can have the device and the processes that it is given.
+
+    Args:
+        given: a schema with `device`, `devices`, `nodes`, `workers` and `threads`.
+    """
+    import torch
+
+    refuse_below(given, {"devices": 1, "nodes": 1, "workers": 0, "threads": 0})
+    rank = (
+        os.environ.get("LOCAL_RANK", "") if given.device == "cuda" else ""
+    )  # of processes on one machine each has its own
+    place = check_device(f"cuda:{rank}" if rank else given.device)
+    there = torch.cuda.device_count() if place.type == "cuda" and not rank else given.devices
+    if given.devices > there:
+        raise UserError(f"devices={given.devices} is more than the {there} there are", remedy=f"devices={there}")
 
 
 def check_seed(key: str, seed: int) -> int:

@@ -19,6 +19,7 @@ from wavbench.benchmark.experiment import Source, layers_of, share, upstream_nam
 from wavbench.downstream.fold import statistics_of
 from wavbench.downstream.spec import Task
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.manifest import corpus_name
 
 EXTRACTION_SHARE = 0.8  # of the machine's products, that a forward pass reaches with decoding and storing
 TIMED_FRAMES = 800  # that an update is timed with; longer ones take as many times more
@@ -86,7 +87,7 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
     print(f"plan of {config.experiment}: {cells} cells, {len(config.upstreams)} upstreams, {len(sizes)} corpora\n")
     _print(
         ["corpus", "utterances", "hours", "status"],
-        [[s.manifest.stem, _count(z.utterances), _hours(z.hours), z.status] for s, z in sizes.items()],
+        [[corpus_name(s.manifest), _count(z.utterances), _hours(z.hours), z.status] for s, z in sizes.items()],
     )
     rows = [
         [name, f"{x.parameters / 1e6:.1f} M", f"{x.states} x {x.dim}", f"{x.frame_rate:g} Hz",
@@ -108,7 +109,7 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
             disk, total = disk + here, total + seconds
             rows.append(
                 [
-                    source.manifest.stem,
+                    corpus_name(source.manifest),
                     name,
                     "frames" if frames else "pooled",
                     _bytes(here) if known else "unknown",
@@ -133,14 +134,14 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
             rates += f"{int(part * budget.updates):,} updates of {budget.batch}"
             name = f"{cell.task} {task.head}"
             took = duration(seeds * sum(each))
-            rows.append([name, source.manifest.stem, protocol, cell.layers, str(seeds), rates, took])
+            rows.append([name, corpus_name(source.manifest), protocol, cell.layers, str(seeds), rates, took])
     _print(["task, head", "corpus", "protocol", "layers", "seeds", "heads of one upstream", "all upstreams"], rows)
     free = shutil.disk_usage(_existing(Path(config.stores))).free
     print(f"in all: {_bytes(disk)} of disk ({_bytes(free)} free), about {duration(total)} on {config.device} here")
     if disk > free:
         print("too large for the disk: stores=FOLDER elsewhere, only=NAME for one upstream after another, tasks=NAME,")
         print("or in its cells " + " or ".join(f"{way} ({_bytes(smaller[way])})" for way in WAYS))
-    absent = [source.manifest.stem for source, size in sizes.items() if not size.there]
+    absent = [corpus_name(source.manifest) for source, size in sizes.items() if not size.there]
     if absent:
         print(f"missing: {', '.join(absent)}; the same command without --dry runs once they are there")
     return 0
@@ -277,8 +278,9 @@ def frame_seconds(head: str, states: int, dim: int, mixed: int, single: int) -> 
     import numpy as np
     import torch
 
-    from wavbench.downstream.fit import HeadStack, StackedAdam, one_thread
+    from wavbench.downstream.fit import HeadStack, StackedAdam
     from wavbench.downstream.fold import head_of
+    from wavbench.downstream.threads import threads
 
     module = head_of(head)
     pooled = getattr(module, "STATISTICS", None)
@@ -301,7 +303,7 @@ def frame_seconds(head: str, states: int, dim: int, mixed: int, single: int) -> 
         for optimiser in optimisers:
             optimiser.step()
 
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with threads(1), torch.random.fork_rng(devices=[]):
         update()
         began = time.perf_counter()
         update()

@@ -58,12 +58,13 @@ def pretrain(config: schemas.Pretrain) -> int:
     """Train, or go on where the same command was stopped."""
     import torch
 
-    from wavbench.benchmark.loading import load_upstream
+    from wavbench.benchmark.loading import check_processes, load_upstream
     from wavbench.upstream import pretraining
     from wavbench.upstream.claims import alone
     from wavbench.upstream.manifest import read_manifest
     from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
 
+    check_processes(config)
     objective = pretraining.find_objective(config.objective)
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision} is not known", remedy=f"one of: {', '.join(PRECISIONS)}")

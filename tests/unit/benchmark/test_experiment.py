@@ -10,7 +10,7 @@ from corpus_trees import fleurs, librispeech, write_text
 from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.experiment import _chosen, _ready, _with_lexicons, jobs_of, source_of, sweep, upstream_name
-from wavbench.benchmark.plan import Shape, Size, shape_of, size_of, store_bytes
+from wavbench.benchmark.plan import Shape, Size, print_plan, shape_of, size_of, store_bytes
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.importing import import_corpus
 from wavbench.upstream.lexicon import read_lexicon
@@ -108,6 +108,25 @@ def test_two_lexicons_need_two_manifests(tmp_path: Path) -> None:
     named = replace(cells[1], name="other")
     sources = _with_lexicons([source_of(one, given) for one in (cells[0], named)])
     assert [source.lexicon.name for source in sources] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("seeds", [-1, 4])
+def test_more_seeds_than_there_are_is_no_choice(tmp_path: Path, seeds: int) -> None:
+    given = config(tmp_path, cell("er", manifest="a.csv", seeds=seeds), head_seeds=[0, 1, 2])
+    with pytest.raises(UserError, match=f"seeds={seeds} of the cell er") as caught:
+        _chosen(given)
+    assert "seeds: 1 to 3" in caught.value.remedy
+    given.cells[0].seeds = 3
+    assert len(jobs_of(_chosen(given), [source_of(given.cells[0], given)])) == 3
+
+
+def test_a_plan_calls_corpora_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    given = config(tmp_path, cell("er", manifest="mine/manifest.csv"), dry=True)
+    assert print_plan(given, [source_of(one, given) for one in given.cells]) == 0
+    said = capsys.readouterr().out.splitlines()
+    named = [line.split()[0] for line in said if line.startswith(("mine", "manifest"))]
+    assert named == ["mine", "mine"]
+    assert "missing: mine; the same command without --dry runs once they are there" in said
 
 
 def test_jobs_go_upstream_by_upstream_with_every_protocol(tmp_path: Path) -> None:

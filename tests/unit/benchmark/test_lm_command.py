@@ -85,6 +85,10 @@ def test_an_interrupted_training_leaves_nothing_and_says_so(
         (["manifest=M", "out=D/m.arpa", "order=9"], "1 to 6"),
         (["manifest=M", "out=D/m.arpa", "seed=-1"], "is no seed"),
         (["manifest=M", "out=D/m", "kind=transformer", "epochs=0"], "epochs"),
+        (["manifest=M", "out=D/m", "kind=transformer", "order=3"], "order=3 would change nothing"),
+        (["manifest=M", "out=D/m", "kind=transformer", "prune=true"], "prune=True would change nothing"),
+        (["manifest=M", "out=D/m.arpa", "epochs=3"], "epochs=3 would change nothing"),
+        (["manifest=M", "out=D/m.arpa", "seed=3"], "it goes with kind=transformer"),
     ],
 )
 def test_bad_input_is_one_screen_and_leaves_nothing(

@@ -1,6 +1,7 @@
 """`wavbench finetune`: arguments to a run, its checkpoint and its record."""
 
 import contextlib
+import json
 import resource
 import sys
 from dataclasses import asdict, fields
@@ -11,7 +12,9 @@ import pandas as pd
 
 from wavbench.benchmark import record as records
 from wavbench.benchmark import schemas
+from wavbench.benchmark.config import refuse_idle
 from wavbench.benchmark.display import Display
+from wavbench.benchmark.recipes import canonical_labels
 from wavbench.benchmark.record import Record, hashed, key_of, write_record, write_text
 from wavbench.upstream.errors import UserError
 
@@ -27,7 +30,7 @@ def finetune(config: schemas.Finetune) -> int:
     import torch
 
     from wavbench.benchmark.cell import Cell, Paths, plan_cell
-    from wavbench.benchmark.loading import check_seed, load_upstream
+    from wavbench.benchmark.loading import check_processes, check_seed, load_upstream
     from wavbench.downstream.adaptation import Adaptation
     from wavbench.downstream.finetune import Recipe
     from wavbench.downstream.label_budget import minutes_of
@@ -39,6 +42,10 @@ def finetune(config: schemas.Finetune) -> int:
     from wavbench.upstream.masked_encoder import Masking, trainable
     from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
 
+    check_processes(config)
+    for kind, names in (("partial", ["blocks"]), ("lora", ["rank", "alpha"])):
+        if config.adaptation != kind:
+            refuse_idle(config, names, f"adaptation={kind}")
     task = load_task(config.task)
     check_task(task)
     if config.precision not in PRECISIONS:
@@ -51,7 +58,7 @@ def finetune(config: schemas.Finetune) -> int:
         "recipe": _pick(Recipe, config, masking=masking),
         "settings": _pick(Settings, config, seed=config.head_seed),
     }
-    minutes = minutes_of(config.labels)
+    minutes, config.labels = minutes_of(config.labels), canonical_labels(config.labels)
     manifest = read_manifest(config.manifest, config.root)
     upstream = load_upstream(config.upstream, config, checkpoints=config.checkpoints)
     encoder = trainable(upstream, {})  # refused, where it is, before other processes are started
@@ -78,6 +85,7 @@ def finetune(config: schemas.Finetune) -> int:
         fabric.barrier()
         data = data or prepare()  # the others find what the first has decoded
         run = _Run(config, plan, data, folder, fabric, display, **picked)
+        run.refuse_other_training()
         if first:
             _tell_lists(run)
         if not run.is_done():
@@ -118,7 +126,55 @@ class _Run:
         self.record = Path(config.results) / "runs" / f"{self.key}.json"
 
     def is_done(self) -> bool:
-        return self.record.is_file() and (self.folder / "checkpoint.safetensors").is_file()
+        """Whether the record is there, and the folder holds what it is of."""
+        from wavbench.downstream.saved import load_heads
+
+        if not (self.record.is_file() and (self.folder / "checkpoint.safetensors").is_file()):
+            return False
+        try:
+            written = load_heads(self.folder).about.get("record")
+        except UserError:
+            return False
+        # heads from before they named their record are known by the settings in run.json
+        return written == self.key or (written is None and self.settings_began() is not None)
+
+    def refuse_other_training(self) -> None:
+        """Raise a UserError where the folder holds a training with other settings, before anything is written there."""
+        from wavbench.upstream.training_state import LAST, refuse_changes
+
+        began, path = self.settings_began(), self.folder / "labels.txt"
+        begun = began is not None or (self.folder / LAST).exists()
+        if begun and path.is_file() and path.read_text(encoding="utf-8") != self.drawn:
+            raise UserError(
+                "this folder holds a training on other labels",
+                where=path,
+                remedy="give the labels it began with to resume it, or another out= folder",
+            )
+        if began is not None:
+            refuse_changes(self.folder, json.dumps(began), self.determinants())
+
+    @property
+    def drawn(self) -> str:
+        """What labels.txt says."""
+        return "".join(f"{id}\n" for id in self.data.train_ids)
+
+    def settings_began(self) -> dict | None:
+        """What decides the result of the training in the folder, as run.json has it; None where it holds none."""
+        try:
+            found = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["hyperparameters"]
+            return found if isinstance(found, dict) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def determinants(self) -> dict:
+        """What decides the result of this training, under the names that `downstream.finetune` has for it."""
+        from wavbench.downstream.finetune import UNDECIDING
+
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in UNDECIDING}
+        data = {"labels": self.data.labels_hash, "speech": self.data.speech.hash}
+        own = {"task": self.config.task, "corpus": self.plan.corpus_hash, "head": HEAD}
+        own |= {"processes": self.fabric.world_size, "init": self.plan.upstream.weights_hash}
+        return own | data | self.adaptation.described() | asdict(self.recipe) | settings
 
 
 def run_name(config: schemas.Finetune, corpus: str) -> str:
@@ -138,18 +194,9 @@ def _pick(kind: type, config, **given):
 
 def _tell_lists(run: _Run) -> None:
     """Write which utterances are learned from and which are left out, and say so."""
-    from wavbench.upstream.training_state import LAST
-
     data, say = run.data, run.display.say
-    drawn, path = "".join(f"{id}\n" for id in data.train_ids), run.folder / "labels.txt"
-    if (run.folder / LAST).exists() and path.is_file() and path.read_text(encoding="utf-8") != drawn:
-        raise UserError(
-            "this folder holds a training on other labels",
-            where=path,
-            remedy="give the labels it began with to resume it, or another out= folder",
-        )
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, drawn)
+    write_text(run.folder / "labels.txt", run.drawn)
     speakers = f" of {data.table['speaker'].iloc[data.train].nunique()} speakers" if "speaker" in data.table else ""
     say(f"labels: {len(data.train)} utterances{speakers}, {data.train_minutes:.1f} min (labels.txt)")
     if data.skipped:
@@ -157,12 +204,16 @@ def _tell_lists(run: _Run) -> None:
         write_text(run.folder / "skipped.csv", table.to_csv(index=False, lineterminator="\n"))
         named = ", ".join(one.id for one in data.skipped[:5])
         more = f" and {len(data.skipped) - 5} more" if len(data.skipped) > 5 else ""
-        say(f"left out: {len(data.skipped)} utterances (skipped.csv): {named}{more}; {data.skipped[0].reason}")
+        reasons = table["reason"].str.replace(r"\d+", "N", regex=True)  # how many frames, say, is each one's own
+        first = table.groupby(reasons, sort=False)["reason"].agg(["size", "first"])
+        why = "; ".join(f"{own.size}: {own.first}" if len(first) > 1 else own.first for own in first.itertuples())
+        say(f"left out: {len(data.skipped)} utterances (skipped.csv): {named}{more}; {why}")
 
 
 def _train_and_score(run: _Run) -> None:
     from wavbench.benchmark.loading import load
     from wavbench.downstream import finetune as tuning
+    from wavbench.downstream.saved import add_about
 
     started = datetime.now(UTC)
     first, upstream, display = run.fabric.is_global_zero, run.plan.upstream, run.display
@@ -202,6 +253,7 @@ def _train_and_score(run: _Run) -> None:
         rate=run.config.head_rate,
         upstream={"name": path.name, "weights_hash": encoder.weights_hash},  # beside it, wherever both are moved
     )
+    add_about(run.folder, record=run.key)
     scores = tuning.score(
         encoder, tuned.model.head, run.data, lambda done, total: display.progress("scoring test", done, total)
     )

@@ -21,7 +21,7 @@ from small_training import SMALL, shrunk
 
 from wavbench.benchmark import cli
 from wavbench.benchmark.record import read_record
-from wavbench.downstream.saved import load_heads
+from wavbench.downstream.saved import load_heads, record_of
 from wavbench.upstream import catalog
 from wavbench.upstream.checkpoints import write_checkpoint
 
@@ -113,7 +113,8 @@ def test_words_are_learned_with_random_weights_and_every_adaptation(
     values = {}
     with shrunk():
         for adaptation in ("full", "partial", "frozen"):
-            more = ("task=asr", "weights=random", "seed=3", f"adaptation={adaptation}", "blocks=1", "precision=bf16")
+            more = ("task=asr", "weights=random", "seed=3", f"adaptation={adaptation}", "precision=bf16")
+            more += ("blocks=1",) if adaptation == "partial" else ()
             given = words(corpus, Path("hubert_tiny"), tmp_path, *more, f"out={adaptation}")
             given.remove("task=pr")
             done = wavbench(*given)
@@ -265,6 +266,62 @@ def test_other_settings_in_the_folder_of_a_run_are_named(
     assert done.code == 2
     assert "a training on other labels" in done.err
     assert (tmp_path / "run" / "labels.txt").read_text() == drawn
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_is_never_told_to_hold_what_it_does_not(
+    wavbench: Callable, corpus: Path, upstream: Path, tmp_path: Path
+) -> None:
+    """The record of one run does not speak for the folder of another, however that folder came to be."""
+    runs = {name: tmp_path / name for name in ("a", "b")}
+    one = words(corpus, upstream, tmp_path, f"out={runs['a']}")
+    other = words(corpus, upstream, tmp_path, "head_rate=3e-3", f"out={runs['b']}")
+    keys = [wavbench(*given).made("record")[0].stem for given in (one, other)]
+    assert [record_of(folder) for folder in runs.values()] == keys
+    settings = json.loads((runs["b"] / "run.json").read_text())["hyperparameters"]
+    before = contents(runs["b"])
+    done = wavbench(*words(corpus, upstream, tmp_path, f"out={runs['b']}"))
+    assert done.code == 2
+    assert "head_rate: began with 0.003, now 0.002" in done.err
+    assert contents(runs["b"]) == before
+
+    head = json.loads((runs["b"] / "head.json").read_text())  # as it was written before heads named their record
+    del head["about"]["record"]
+    (runs["b"] / "head.json").write_text(json.dumps(head))
+    assert wavbench(*words(corpus, upstream, tmp_path, f"out={runs['b']}")).code == 2
+    again = wavbench(*other)
+    assert (again.code, "step" in again.out) == (0, False)
+    assert again.made("record")[0].stem == keys[1]
+
+    for name in ("run.json", "last.pt"):  # nothing is left that says what it is of
+        (runs["b"] / name).unlink()
+    again = wavbench(*other)
+    assert (again.code, "step" in again.out) == (0, True)
+    assert record_of(runs["b"]) == keys[1]
+    assert json.loads((runs["b"] / "run.json").read_text())["hyperparameters"] == settings
+
+
+def test_one_amount_of_labels_is_one_folder(
+    wavbench: Callable, corpus: Path, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {word.partition("=")[0]: word for word in words(corpus, upstream, tmp_path, "adaptation=frozen")}
+    del places["out"], places["finetune"]
+    made = [
+        wavbench("finetune", *places.values(), f"labels={text}").made("checkpoint") for text in ("0.05min", "0.050min")
+    ]
+    assert made[0] == made[1] == [Path("finetuned/pr-corpus-small-frozen-0.05min")]
+    (path,) = (tmp_path / "results/runs").glob("*.json")
+    assert read_record(path).config["budget"]["labels"] == "0.05min"
+
+
+def test_where_the_folder_is_gone_other_settings_begin_anew(
+    wavbench: Callable, corpus: Path, upstream: Path, tmp_path: Path
+) -> None:
+    assert wavbench(*words(corpus, upstream, tmp_path)).code == 0
     shutil.rmtree(tmp_path / "run")
     assert wavbench(*words(corpus, upstream, tmp_path, "head_rate=0.5")).code == 0
 
@@ -285,6 +342,7 @@ def test_utterances_that_cannot_be_learned_from_are_written_and_named(
     assert skipped["id"].tolist() == ["u0003", "u0005"]
     assert "empty" in skipped["reason"][0]
     assert "799 frames" in skipped["reason"][1]
+    assert f"u0005; 1: {skipped['reason'][0]}; 1: {skipped['reason'][1]}" in done.out
     losses = pd.read_csv(tmp_path / "run" / "train.csv")["loss"]
     assert losses.notna().all()
     assert (losses < 1e6).all()

@@ -4,11 +4,13 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from wavbench.benchmark import schemas
+from wavbench.benchmark.config import refuse_idle
 from wavbench.benchmark.loading import features_hash, load_upstream
 from wavbench.upstream.errors import UserError
 
@@ -18,6 +20,7 @@ KINDS = {
     "verify": ("Verify",),
     "translate": ("Translate",),
 }
+NEURAL = 0.5  # weight of a transformer where none was tuned
 SHOWN = 3  # classes beside the likeliest
 
 
@@ -96,7 +99,7 @@ def verify(config: schemas.Infer) -> int:
     score = float(voices[0] @ voices[1])
     threshold = saved.about.get("threshold")  # where misses equalled false alarms on the test trials
     row: dict = {"a": config.audio[0], "b": config.audio[1], "score": round(score, 4)}
-    if isinstance(threshold, int | float):
+    if isinstance(threshold, int | float) and math.isfinite(threshold):
         row |= {"threshold": round(float(threshold), 4), "same": score >= threshold}
     if config.json:
         print(json.dumps(row, ensure_ascii=False))
@@ -134,6 +137,10 @@ def _right(config: schemas.Infer, command: str):
     saved = load_heads(config.head)
     if config.lm and command != "transcribe":
         raise UserError(f"`wavbench {command}` has no use for a language model", remedy="leave lm= out")
+    if not config.lm:
+        refuse_idle(config, [item.name for item in fields(config) if item.name.startswith("lm_")], "lm=FILE.arpa")
+    if not config.lm_neural:
+        refuse_idle(config, ["lm_neural_weight"], "lm_neural=FOLDER")
     if saved.objective not in KINDS[command]:
         fitting = next((name for name, kinds in KINDS.items() if saved.objective in kinds), "")
         raise UserError(
@@ -150,13 +157,11 @@ def _upstream(config: schemas.Infer, saved):
 
     known = saved.upstream
     name = config.upstream or str(known.get("name", ""))
-    options = schemas.Extract(
-        upstream=name,
-        weights=str(known.get("weights") or ""),
-        seed=int(known.get("seed") or 0),
-        revision=str(known.get("revision") or ""),
-        language=str(known.get("language") or ""),
-    )
+    options = schemas.Extract(upstream=name, language=str(known.get("language") or ""))
+    if not config.upstream:  # where it lies now it has neither a revision nor a seed, and its hash says whether it fits
+        options.weights = str(known.get("weights") or "")
+        options.seed = int(known.get("seed") or 0)
+        options.revision = str(known.get("revision") or "")
     here = saved.folder / name
     beside = not config.upstream and name and not Path(name).is_absolute() and here.exists()
     upstream = load_upstream(
@@ -237,21 +242,43 @@ def _search(config: schemas.Infer, saved) -> Callable[..., tuple[int, ...]]:
     else:
         search = Search(symbols=(BLANK, *symbols), model=found, unit="symbol", together=False)
     weights = _weights(config, tuned, saved.folder)
+    neural, rescoring = None, None
+    if config.lm_neural:
+        neural = _neural(config, joined)
+        rescoring = _weights(config, tuned, saved.folder, rescoring=True)
 
     def classes(outputs) -> tuple[int, ...]:
-        (hypotheses,) = decode_with_lm([outputs], search, weights)
+        (hypotheses,) = decode_with_lm([outputs], search, weights, neural=neural, rescoring=rescoring)
         return hypotheses[0].classes if hypotheses else ()
 
     return classes
 
 
-def _weights(config: schemas.Infer, tuned: dict, folder: Path):
-    """What was given, else what was tuned, else what is the default."""
+def _neural(config: schemas.Infer, joined: bool):
+    """The transformer that puts the best hypotheses in another order."""
+    from wavbench.downstream.language.causal_lm import CausalLm
+    from wavbench.downstream.language.decoding import load_lm
+
+    if not joined:
+        raise UserError("a transformer reads words, and the head writes phones", remedy="leave lm_neural= out")
+    found = load_lm(config.lm_neural)
+    if not isinstance(found, CausalLm):
+        raise UserError(
+            "lm_neural= takes a folder of a transformer", where=config.lm_neural, remedy="lm=FILE for n-grams"
+        )
+    return found
+
+
+def _weights(config: schemas.Infer, tuned: dict, folder: Path, rescoring: bool = False):
+    """What was given, else what was tuned, else what is the default: of the search, or of the order behind it."""
     from wavbench.downstream.language.search import Weights
 
+    both = "search_weights" in tuned  # the head was trained with a transformer, too
+    names = ("lm", "length", "unknown", "neural") if rescoring and both else ("lm", "length", "unknown")
     try:
-        kept = tuned.get("search_weights") or tuned.get("weights") or {}
-        weights = {name: float(kept[name]) for name in ("lm", "length", "unknown") if name in kept}
+        kept = tuned.get("weights" if rescoring or not both else "search_weights") or {}
+        weights = {"neural": NEURAL} if rescoring else {}
+        weights |= {name: float(kept[name]) for name in names if name in kept}
     except (TypeError, ValueError):
         raise UserError(
             "the saved head has weights of a language model that are no numbers",
@@ -259,6 +286,7 @@ def _weights(config: schemas.Infer, tuned: dict, folder: Path):
             remedy="train it again: `wavbench run task=asr lm=train save=FOLDER`",
         ) from None
     given = {"lm": config.lm_weight, "length": config.lm_length}
+    given |= {"neural": config.lm_neural_weight} if rescoring else {}
     weights |= {name: value for name, value in given.items() if value is not None}
     if wrong := next((name for name, value in weights.items() if not math.isfinite(value)), ""):
         raise UserError(f"the weight {wrong!r} of the language model is no number", remedy="lm_weight=0.5 lm_length=1")

@@ -74,6 +74,8 @@ class Infer:
     lm_unit: str = ""  # what its tokens are: word, character; as the head was tuned with, or words, where empty
     lm_weight: float | None = None  # as tuned on dev where the head was trained with lm=, or 0.5, where not given
     lm_length: float | None = None  # added for each word; as tuned, or 1
+    lm_neural: str = ""  # folder of `wavbench lm kind=transformer`, to reorder the best hypotheses
+    lm_neural_weight: float | None = None  # as tuned where the head was trained with lm_neural=, or 0.5
     device: str = "cpu"
     stores: str = "features"
     results: str = "results"

@@ -12,6 +12,8 @@ import soundfile
 
 from wavbench.benchmark import cli
 from wavbench.benchmark.record import read_record
+from wavbench.upstream import catalog
+from wavbench.upstream.checkpoints import write_checkpoint
 
 RATE = 16_000
 TONES = {"a": 700.0, "b": 1_800.0, " ": 3_000.0}  # Hz of a letter; the blank sounds, too
@@ -203,6 +205,17 @@ def test_an_upstream_with_random_weights_comes_back_as_it_was(work: Path, wavben
     assert "trained on another upstream" in done.err
 
 
+def test_a_random_upstream_is_found_where_it_lies_now(wavbench: Callable, work: Path, tested: pd.DataFrame) -> None:
+    """Its file has neither a seed nor a revision: what the head remembers of them is not asked of it."""
+    random = catalog.load("wav2vec2_tiny", weights="random", seed=3)
+    moved = work / "moved" / "twin.safetensors"
+    moved.parent.mkdir(exist_ok=True)
+    write_checkpoint(moved, "wav2vec2", random.model.config, random.model.state_dict())
+    said = wavbench("classify", tested["file"].iloc[0], head(work, "twin"), f"upstream={moved}")
+    assert (said.code, said.err) == (0, "")
+    assert said.out == wavbench("classify", tested["file"].iloc[0], head(work, "twin")).out
+
+
 def test_names_of_files_may_hold_anything(
     wavbench: Callable, work: Path, tested: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +285,21 @@ def test_given_weights_of_a_language_model_win(wavbench: Callable, work: Path, t
         assert (done.code, "'lm'" in done.err) == (2, True)
 
 
+def test_a_transformer_reorders_the_hypotheses(wavbench: Callable, work: Path, tested: pd.DataFrame) -> None:
+    """With no weight it changes nothing; of all hypotheses it likes another best than it likes least."""
+    (work / "strange.txt").write_text("b b\n" * 200)
+    neural = work / "neural"
+    assert wavbench("lm", f"text={work / 'strange.txt'}", f"out={neural}", "kind=transformer", "epochs=3").code == 0
+    row = tested[tested["text"] == "bab"].iloc[0]
+    words = ("transcribe", row["file"], head(work, "asr"), f"lm={model_of(wavbench, work)}")
+    said = {
+        weight: wavbench(*words, f"lm_neural={neural}", f"lm_neural_weight={weight}").lines for weight in (0, 500, -500)
+    }
+    assert said[0] == wavbench(*words).lines == ["bab"]
+    assert said[500] != said[-500]
+    assert wavbench(*words, f"lm_neural={neural}").code == 0
+
+
 def test_models_of_characters_and_of_phones_are_taken_as_such(
     wavbench: Callable, work: Path, tested: pd.DataFrame
 ) -> None:
@@ -313,6 +341,13 @@ def test_what_cannot_be_is_refused_with_a_way_out(
     assert "leave lm= out" in refused("classify", one, head(work, "er"), "lm=train.arpa")
     assert "there is no such language model" in refused("transcribe", one, head(work, "asr"), "lm=none.arpa")
     assert "wavbench lm manifest=" in refused("transcribe", one, head(work, "asr"), "lm=train")
+    for option in ("lm_weight=1", "lm_length=1", "lm_unit=word", "lm_neural=folder"):
+        assert "it goes with lm=FILE.arpa" in refused("transcribe", one, head(work, "asr"), option)
+    with_lm = ("transcribe", one, head(work, "asr"), f"lm={model_of(wavbench, work)}")
+    assert "it goes with lm_neural=FOLDER" in refused(*with_lm, "lm_neural_weight=1")
+    assert "a folder of a transformer" in refused(*with_lm, f"lm_neural={model_of(wavbench, work)}")
+    phones = f"lm={model_of(wavbench, work, 'column=phones', name='phones.arpa')}"
+    assert "the head writes phones" in refused("transcribe", one, head(work, "pr"), phones, "lm_neural=folder")
     assert "lm_unit=syllable" in refused(
         "transcribe", one, head(work, "asr"), f"lm={model_of(wavbench, work)}", "lm_unit=syllable"
     )

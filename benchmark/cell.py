@@ -11,6 +11,7 @@ from wavbench.downstream.fold import statistics_of
 from wavbench.downstream.language.with_lm import Model, contents_of
 from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import quick
+from wavbench.downstream.saved import refuse_place
 from wavbench.downstream.spec import Budget, Protocol, Task, find_protocol, load_task
 from wavbench.downstream.splits import fold_column, splits_of
 from wavbench.downstream.trials import read_trials
@@ -173,10 +174,12 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
     corpora = {manifest.name, described.get("corpus"), described.get("part_of")}
     heard = tuple(sorted(corpora & set(upstream.pretraining)))
     choices = layer_choices(cell.layers, upstream.num_states)
-    if cell.save is not None and len(choices) != 1:
-        raise UserError(
-            f"save= takes one head, and {len(choices)} would be trained", remedy="layers=mix, or one number"
-        )
+    if cell.save is not None:
+        if len(choices) != 1:
+            raise UserError(
+                f"save= takes one head, and {len(choices)} would be trained", remedy="layers=mix, or one number"
+            )
+        refuse_place(cell.save)
     if cell.units and task.objective != "Translate":
         raise UserError(f"task {cell.task} writes no pieces of words", remedy="leave units= out")
     if cell.lm is not None and task.objective != "Transcribe":

@@ -111,6 +111,21 @@ def save_heads(
     return folder
 
 
+def refuse_place(folder: Path) -> None:
+    """Raise a UserError unless a head can be written to a folder: before hours of training, and not after them."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    why = ""
+    if not there.is_dir():
+        why = f"{there} is no folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        why = f"nothing can be written in {there}"
+    elif there == folder and not (folder / ABOUT).is_file():
+        others = [path.name for path in folder.iterdir() if path.name != WEIGHTS and not path.name.startswith(".tmp-")]
+        why = f"it holds other things ({min(others)})" if others else ""  # a save that was killed is none
+    if why:
+        raise UserError("a head cannot be saved here", where=folder, why=why, remedy="save=FOLDER, a new or empty one")
+
+
 def add_about(folder: Path, **more: object) -> None:
     """Write further things worth knowing to what a saved head says about itself."""
     described = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

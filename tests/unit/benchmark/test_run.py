@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,3 +270,41 @@ def test_records_of_the_built_in_corpus_are_marked_synthetic(tmp_path: Path, cor
         plan_cell(Cell(task="lid", budget_share=0.005), fbank, read_manifest(made), paths), paths, Listener()
     )
     assert read_record(path).synthetic is True
+
+
+def test_a_place_that_cannot_take_a_head_is_refused_before_anything_is_trained(
+    tmp_path: Path, corpus: Path, fbank: Upstream
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    paths, manifest = Paths(tmp_path / "results", tmp_path / "stores"), read_manifest(corpus)
+    for name, why in (
+        ("file", "is no folder"),
+        ("file/head", "is no folder"),
+        ("dangling", "is no folder"),
+        ("other", "it holds other things (thesis.tex)"),
+    ):
+        with pytest.raises(UserError, match="a head cannot be saved here") as caught:
+            plan_cell(Cell(task="er", save=tmp_path / name), fbank, manifest, paths)
+        assert why in caught.value.why
+    killed = tmp_path / "killed"  # in the middle of its first save
+    killed.mkdir()
+    for name in ("head.safetensors", ".tmp-host-1-2-3.json"):
+        (killed / name).write_text("")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("head.json", "head.safetensors", "notes.txt"):
+        (kept / name).write_text("{}")
+    for place in (killed, kept, tmp_path / "new" / "head"):
+        plan_cell(Cell(task="er", save=place), fbank, manifest, paths)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, corpus: Path, fbank: Upstream) -> None:
+    (tmp_path / "shut").mkdir(mode=0o500)
+    paths = Paths(tmp_path / "results", tmp_path / "stores")
+    with pytest.raises(UserError, match="a head cannot be saved here"):
+        plan_cell(Cell(task="er", save=tmp_path / "shut" / "head"), fbank, read_manifest(corpus), paths)

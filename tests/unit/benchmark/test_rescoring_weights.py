@@ -1,4 +1,4 @@
-"""Which weights a search and the transformer behind it are given: what the user says, what dev chose, the usual ones."""
+"""Which weights a search and the transformer behind it get: what the user says, what dev chose, the usual ones."""
 
 from pathlib import Path
 

@@ -64,6 +64,7 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
             units=plan.cell.units,
             device=plan.cell.head_device,
             progress=lambda done, total: listener.progress(f"training {name}", done, total),
+            decoding=lambda done, total: listener.progress(f"decoding {name}", done, total),
         )
         seconds = (time.monotonic() - clock) / len(results)
         for result in results:

@@ -41,6 +41,7 @@ class Recipe:
         lm: language model that transcripts are decoded with once more; None for none.
         units: pieces of words that translations are written in; 0 for characters.
         device: where heads are trained; they are scored on the CPU.
+        decoding: called with utterances decoded with the language model and in all.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Recipe:
     lm: Model | None = None
     units: int = 0
     device: str = "cpu"
+    decoding: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,9 @@ def train_fold(
         for k in heads:
             on_dev, on_test = ([own for batch in part for own in batch[k]] for part in emitted)
             own = (on_dev, references)
-            tables[k], about = decode_again(tables[k], recipe.lm, models, objective.vocabulary.symbols, own, on_test)
+            tables[k], about = decode_again(
+                tables[k], recipe.lm, models, objective.vocabulary.symbols, own, on_test, recipe.decoding
+            )
             decoding.append(about)
     return Trained(
         model=model,

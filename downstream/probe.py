@@ -113,6 +113,7 @@ def probe(
     units: int = 0,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    decoding: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
     """Train and test one head per layer choice, all of them and all learning rates as one stack.
 
@@ -129,6 +130,7 @@ def probe(
         units: pieces of words that translations are written in; 0 for characters.
         device: where heads are trained; they are scored on the CPU.
         progress: called with (updates done, updates) over all folds.
+        decoding: called with utterances decoded with the language model and in all, for each head.
 
     Raises:
         UserError: an empty split, a class of test unseen in train, a store that the head cannot use.
@@ -138,7 +140,7 @@ def probe(
     single = [choice for choice in choices if choice != MIX]
     layers = list(store.layers) if MIX in choices else sorted(set(single))
     choices = sorted(choices, key=lambda choice: choice != MIX)  # a stack has its mixes first
-    recipe = Recipe(task, protocol, budget, tuple(choices), seed, trials, lm, units, device)
+    recipe = Recipe(task, protocol, budget, tuple(choices), seed, trials, lm, units, device, decoding)
     folds = []
     for number, split in enumerate(splits):
 

@@ -114,12 +114,23 @@ def decode_again(
         symbols: of the head, without CTC's blank.
         dev: emissions and references of dev.
         test: emissions of test, in the order of the table.
-        progress: called with utterances decoded and in all.
+        progress: called with utterances decoded and in all, those of dev once for every choice of weights.
     """
     found, neural = models
-    search = search_with(model, found, symbols)
-    tuned = tune(dev[0], [list(text) for text in dev[1]], search, neural=neural, progress=progress)
-    lists = decode_with_lm(test, search, tuned.search, neural=neural, rescoring=tuned.rescoring, progress=progress)
+    search, before = search_with(model, found, symbols), 0
+
+    def on_dev(done: int, total: int) -> None:
+        nonlocal before
+        before = total
+        if progress:
+            progress(done, total + len(test))
+
+    def on_test(done: int, total: int) -> None:
+        if progress:
+            progress(before + done, before + total)
+
+    tuned = tune(dev[0], [list(text) for text in dev[1]], search, neural=neural, progress=on_dev)
+    lists = decode_with_lm(test, search, tuned.search, neural=neural, rescoring=tuned.rescoring, progress=on_test)
     texts = [" ".join(own[0].words) if own else "" for own in lists]
     references = table["reference"].tolist()
     about = {

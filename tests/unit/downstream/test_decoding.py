@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from wavbench.downstream.language.causal_lm import CausalLm, Shape, train
@@ -18,6 +19,7 @@ from wavbench.downstream.language.decoding import (
 )
 from wavbench.downstream.language.ngrams import estimate
 from wavbench.downstream.language.search import Search, Weights
+from wavbench.downstream.language.with_lm import Model, decode_again, open_models
 from wavbench.downstream.metrics import edit_distances
 from wavbench.upstream.errors import UserError
 
@@ -87,6 +89,23 @@ def test_the_error_rate_of_a_decoded_trial_is_that_of_decoding_again() -> None:
         errors = edit_distances([text.split() for text in DEV], [own[0].words for own in found]).sum()
         assert trial.error_rate == pytest.approx(100 * errors / sum(len(text.split()) for text in DEV))
         assert trial.weights != tuned.search or trial.error_rate == tuned.error_rate
+
+
+def test_a_second_decoding_says_how_far_it_is_and_what_dev_had_with_its_weights() -> None:
+    model, seen = Model(order=3, beam=6), []
+    table = pd.DataFrame({"reference": TEST})
+    dev = (DEV_SOUND, DEV)
+    told, about = decode_again(
+        table, model, open_models(model, TRAIN), SYMBOLS[1:], dev, TEST_SOUND, lambda *at: seen.append(at)
+    )
+    assert seen == sorted(seen)
+    assert {total for _, total in seen} == {seen[-1][0]}
+    weights = Weights(**about["weights"])
+    search = Search(**NARROW, model=WORD_MODEL)
+    found = decode_with_lm(DEV_SOUND, search, weights)
+    errors = edit_distances([text.split() for text in DEV], [own[0].words for own in found]).sum()
+    assert about["dev_error_rate"] == pytest.approx(100 * errors / sum(len(text.split()) for text in DEV))
+    assert told["errors_lm"].sum() == word_errors(search, weights)
 
 
 def test_rescoring_adds_the_weighted_probability_of_the_neural_model() -> None:

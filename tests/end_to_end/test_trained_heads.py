@@ -205,15 +205,20 @@ def test_an_upstream_with_random_weights_comes_back_as_it_was(work: Path, wavben
     assert "trained on another upstream" in done.err
 
 
-def test_a_random_upstream_is_found_where_it_lies_now(wavbench: Callable, work: Path, tested: pd.DataFrame) -> None:
-    """Its file has neither a seed nor a revision: what the head remembers of them is not asked of it."""
-    random = catalog.load("wav2vec2_tiny", weights="random", seed=3)
-    moved = work / "moved" / "twin.safetensors"
-    moved.parent.mkdir(exist_ok=True)
-    write_checkpoint(moved, "wav2vec2", random.model.config, random.model.state_dict())
-    said = wavbench("classify", tested["file"].iloc[0], head(work, "twin"), f"upstream={moved}")
-    assert (said.code, said.err) == (0, "")
-    assert said.out == wavbench("classify", tested["file"].iloc[0], head(work, "twin")).out
+def test_a_random_upstream_is_looked_for_where_it_lies_now(
+    wavbench: Callable, work: Path, tested: pd.DataFrame
+) -> None:
+    """A file has weights of its own: the seed that the head remembers would put others in their place."""
+    (work / "moved").mkdir(exist_ok=True)
+    words = ("classify", tested["file"].iloc[0], head(work, "twin"))
+    for seed in (3, 4):
+        random = catalog.load("wav2vec2_tiny", weights="random", seed=seed)
+        path = work / "moved" / f"{seed}.safetensors"
+        write_checkpoint(path, "wav2vec2", random.model.config, random.model.state_dict())
+    same, other = (wavbench(*words, f"upstream={work / 'moved' / f'{seed}.safetensors'}") for seed in (3, 4))
+    assert (same.code, same.out) == (0, wavbench(*words).out)
+    assert other.code == 2
+    assert "trained on another upstream" in other.err
 
 
 def test_names_of_files_may_hold_anything(

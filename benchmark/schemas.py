@@ -152,17 +152,17 @@ class Demo:
 class Pretrain:
     """Train an upstream on speech without labels; the same command goes on where a run was stopped."""
 
-    objective: str = "???"  # wav2vec2, hubert
+    objective: str = "???"  # a file of upstream/pretrain: hubert, wav2vec2, ...
     manifest: str = "???"  # one or several, with commas between
     root: str = ""  # folder that their `audio` is relative to; each manifest's own where empty
     preset: str = "tiny"  # a recipe of configs/pretrain, or a .yaml file
     out: str = ""  # folder of the run; pretrained/OBJECTIVE_PRESET where empty
     init: str = ""  # preset, folder or file of a trained encoder of the same shape to begin with
     decoded: str = ""  # folder for decoded audio, which runs may share; beside the run where empty
-    units: str = ""  # hubert: a unit file; made from units_from, or from MFCC, where empty
-    units_from: str = ""  # hubert: a folder or checkpoint whose states are clustered
+    units: str = ""  # hubert, wavlm: a unit file; made from units_from, or from MFCC, where empty
+    units_from: str = ""  # hubert, wavlm: a folder or checkpoint whose states are clustered
     units_layer: int = 6  # of units_from
-    clusters: int = 100  # hubert: units
+    clusters: int = 100  # hubert, wavlm: units
     dropout: float = 0.0  # of attention's and feed-forward's outputs
     attention_dropout: float = 0.0
     inner_dropout: float = 0.0  # between the linear layers of feed-forward

@@ -1,6 +1,7 @@
 """A training that takes a tenth of a second: a corpus of a few crops and an encoder of a few thousand weights."""
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,27 +14,30 @@ import torch
 
 from wavbench.upstream import pretraining, training
 from wavbench.upstream.manifest import read_manifest
-from wavbench.upstream.models import hubert, wav2vec2
+from wavbench.upstream.models import hubert, wav2vec2, wavlm
 from wavbench.upstream.pretraining import Data, UnitSource
 from wavbench.upstream.training import Settings
 
 SMALL = wav2vec2.Config(
     conv_channels=(16,) * 7, dim=24, num_layers=2, num_heads=2, inner_dim=48, position_kernel=16, position_groups=4
 )
+SMALL_WAVLM = wavlm.Config(**dataclasses.asdict(SMALL), buckets=16, max_distance=40)
 DATA = {"batch_seconds": 2.5, "crop_seconds": 0.8, "min_seconds": 0.3, "dev_seconds": 2.0}
 SETTINGS = {"steps": 8, "peak_rate": 2e-3, "log_every": 2, "dev_every": 4, "save_every": 2}
 OBJECTIVE = {
     "hubert": {"unit_dim": 16},
+    "wavlm": {"unit_dim": 16, "mixing_share": 0.6, "noise_share": 0.3},
     "wav2vec2": {"num_negatives": 8, "entries": 8, "code_dim": 16, "compare_dim": 16},
 }
 
 
 @contextlib.contextmanager
 def shrunk() -> Iterator[None]:
-    """The preset "tiny" of both families is small, in this process and for so long."""
+    """The preset "tiny" of all families is small, in this process and for so long."""
     with (
         mock.patch.dict(hubert.presets, tiny=SMALL),
         mock.patch.dict(wav2vec2.presets, tiny=SMALL),
+        mock.patch.dict(wavlm.presets, tiny=SMALL_WAVLM),
         # measuring it takes longer than the training
         mock.patch.object(pretraining, "peak_flops", return_value=1e12),
     ):

@@ -15,12 +15,14 @@ class Targets(NamedTuple):
         units: cluster of each frame, where the objective predicts units.
         negatives: for every hidden frame, which hidden frames of its crop it is told apart from (counted within the
             crop), where the objective contrasts.
+        overlapped: True where other sound lies over a frame, where the objective mixes crops.
         counts: hidden frames of each crop, where the objective contrasts; always on the CPU, as they are sizes.
     """
 
     masked: Bool[Tensor, " total_frames"]
     units: Int[Tensor, " total_frames"] | None = None
     negatives: Int[Tensor, "hidden_frames negatives"] | None = None
+    overlapped: Bool[Tensor, " total_frames"] | None = None
     counts: Int[Tensor, " crops"] | None = None
 
     def to(self, device: torch.device) -> "Targets":

@@ -75,7 +75,7 @@ def objectives() -> list[str]:
 
 
 def find_objective(name: str) -> ModuleType:
-    """The module of one objective: `Config`, `build`, `targets` and `NEEDS_UNITS`.
+    """The module of one objective: `Config`, `build`, `targets` and `NEEDS_UNITS`; `mixer`, where it mixes crops.
 
     Raises:
         UserError: there is none of that name.
@@ -303,6 +303,8 @@ def pretrain(
     train, dev = split_rows(speech, shortest)
     if say and (line := left_out(speech, shortest)):
         say(line)
+    # Crops of the dev split get sound of the train split too: a single dev utterance is enough.
+    overlay = module_file.mixer(objective_config, speech, train) if hasattr(module_file, "mixer") else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
         module = module_file.build(encoder, objective_config, found)
@@ -313,7 +315,8 @@ def pretrain(
 
     def crops(rows: np.ndarray) -> Crops:
         targets = functools.partial(module_file.targets, objective_config)
-        return Crops(speech, rows, conv, targets, found, seed=settings.seed, with_waveforms=not audio_on_device)
+        on_host = not audio_on_device
+        return Crops(speech, rows, conv, targets, found, seed=settings.seed, overlay=overlay, with_waveforms=on_host)
 
     hyperparameters = {
         "objective": objective, "upstream": upstream, "processes": fabric.world_size,

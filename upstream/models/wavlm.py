@@ -22,6 +22,8 @@ def build(config: Config) -> Wav2Vec2:
 
 
 presets = {
+    # The sizes of wav2vec 2.0 that train on a laptop and on one GPU.
+    **{name: Config(**asdict(wav2vec2.presets[name])) for name in ("tiny", "small")},
     "base": Config(),  # LibriSpeech, 960 h
     "base_plus": Config(),  # the same shape, 94,000 h
     "large": Config(**LARGE, normalise=True, conv_norm="layer", pre_norm=True),  # 94,000 h

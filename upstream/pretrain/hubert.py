@@ -75,16 +75,18 @@ class Hubert(nn.Module):
         masked, unmasked = losses[hidden].sum(), losses[~hidden].sum()
         unmasked_mean = unmasked / (~hidden).sum().clamp(min=1)
         correct = logits.argmax(dim=1) == targets.units
+        terms = {
+            "masked_loss": masked.detach(),
+            "unmasked_loss": count * unmasked_mean.detach(),
+            "feature_penalty": count * penalty.detach(),
+            "accuracy": correct[hidden].sum().float(),
+        }
+        if targets.overlapped is not None:
+            overlapped = targets.overlapped & hidden
+            terms["overlapped_share"] = overlapped.sum().float()
+            terms["overlapped_correct"] = correct[overlapped].sum().float()
         total = masked + count * (config.unmasked_weight * unmasked_mean + config.feature_penalty * penalty)
-        return Losses(
-            total,
-            {
-                "masked_loss": masked.detach(),
-                "unmasked_loss": count * unmasked_mean.detach(),
-                "feature_penalty": count * penalty.detach(),
-                "accuracy": correct[hidden].sum().float(),
-            },
-        )
+        return Losses(total, terms)
 
     def logits(self, x: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames units"]:
         """Cosine similarity of projected states and unit embeddings over the temperature (equation 3)."""

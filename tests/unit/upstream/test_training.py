@@ -15,7 +15,7 @@ from wavbench.upstream.decoded import open_decoded
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.training import Settings
 
-OBJECTIVES = ["hubert", "wav2vec2"]
+OBJECTIVES = ["hubert", "wav2vec2", "wavlm"]
 
 
 class Stopped(Exception):

@@ -14,7 +14,7 @@ import torch
 
 from wavbench.upstream import pretraining, training
 from wavbench.upstream.manifest import read_manifest
-from wavbench.upstream.models import hubert, wav2vec2, wavlm
+from wavbench.upstream.models import data2vec, hubert, wav2vec2, wavlm
 from wavbench.upstream.pretraining import Data, UnitSource
 from wavbench.upstream.training import Settings
 
@@ -22,10 +22,14 @@ SMALL = wav2vec2.Config(
     conv_channels=(16,) * 7, dim=24, num_layers=2, num_heads=2, inner_dim=48, position_kernel=16, position_groups=4
 )
 SMALL_WAVLM = wavlm.Config(**dataclasses.asdict(SMALL), buckets=16, max_distance=40)
+SMALL_DATA2VEC = data2vec.Config(
+    **{**dataclasses.asdict(SMALL), "normalise": True, "conv_norm": "layer", "position_kernel": 5, "position_depth": 2}
+)
 DATA = {"batch_seconds": 2.5, "crop_seconds": 0.8, "min_seconds": 0.3, "dev_seconds": 2.0}
 SETTINGS = {"steps": 8, "peak_rate": 2e-3, "log_every": 2, "dev_every": 4, "save_every": 2}
 OBJECTIVE = {
     "hubert": {"unit_dim": 16},
+    "data2vec": {"top_blocks": 2, "decay_start": 0.9, "decay_end": 0.99, "decay_steps": 20},
     "wavlm": {"unit_dim": 16, "mixing_share": 0.6, "noise_share": 0.3},
     "wav2vec2": {"num_negatives": 8, "entries": 8, "code_dim": 16, "compare_dim": 16},
 }
@@ -37,6 +41,7 @@ def shrunk() -> Iterator[None]:
     with (
         mock.patch.dict(hubert.presets, tiny=SMALL),
         mock.patch.dict(wav2vec2.presets, tiny=SMALL),
+        mock.patch.dict(data2vec.presets, tiny=SMALL_DATA2VEC),
         mock.patch.dict(wavlm.presets, tiny=SMALL_WAVLM),
         # measuring it takes longer than the training
         mock.patch.object(pretraining, "peak_flops", return_value=1e12),

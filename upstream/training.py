@@ -25,7 +25,7 @@ from wavbench.upstream.batch_plan import Batch
 from wavbench.upstream.crops import CropBatch, loader
 from wavbench.upstream.errors import UserError, refuse_below
 from wavbench.upstream.training_log import Log
-from wavbench.upstream.training_state import load_state, refuse_changes, save_state, write_whole
+from wavbench.upstream.training_state import load_state, refuse_changes, refuse_missing, save_state, write_whole
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -146,7 +146,8 @@ class Training:
 
     Args:
         fabric: launched.
-        module: from (waveforms, lengths, targets, step) to `Losses`; on the CPU.
+        module: from (waveforms, lengths, targets, step) to `Losses`; on the CPU. Where it has them, its `after_update`
+            is called with the updates done after each, and its `watch` with these and the values of every row.
         train: batches to learn from.
         plan: from an epoch's number to its batches.
         dev: batches for the dev loss.
@@ -203,6 +204,7 @@ class Training:
             groups or module.parameters(), lr=settings.peak_rate, betas=(settings.beta1, settings.beta2),
             eps=settings.epsilon, weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
+        self.bare = module  # without what Fabric and DDP wrap around it
         self.module, self.optimizer = fabric.setup(module, optimizer)
         self._resume()
         self.log = None
@@ -272,6 +274,8 @@ class Training:
         self.epoch, self.index = pieces[0].position
         self.index += fabric.world_size * settings.accumulate - fabric.global_rank
         self.step += 1
+        if hasattr(self.bare, "after_update"):
+            self.bare.after_update(self.step)
         self.hours += seconds / 3_600
         self.seconds += seconds
 
@@ -321,6 +325,8 @@ class Training:
         }
         if self.log:
             self.log.write("train", self.step, values)
+        if hasattr(self.bare, "watch"):
+            self.bare.watch(self.step, values)
         if self.report:
             self.report(Status(self.step, self.settings.steps, self.hours, values))
         self._fresh()
@@ -366,7 +372,7 @@ class Training:
         if self.fabric.is_global_zero:
             state = {
                 "hyperparameters": json.dumps(self.hyperparameters),
-                "module": self.module.module.state_dict() if self.fabric.world_size > 1 else self.module.state_dict(),
+                "module": self.bare.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step, "epoch": self.epoch, "index": self.index, "hours": self.hours, "best": self.best,
                 "stale": self.stale,
@@ -380,8 +386,8 @@ class Training:
         if state is None:
             return
         refuse_changes(self.folder, state["hyperparameters"], self.hyperparameters)
-        module = self.module.module if self.fabric.world_size > 1 else self.module
-        module.load_state_dict(state["module"])
+        refuse_missing(self.folder, state["module"], self.bare.state_dict())
+        self.bare.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.epoch, self.index = state["step"], state["epoch"], state["index"]
         self.hours, self.best, self.stale = state["hours"], state["best"], state.get("stale", 0)

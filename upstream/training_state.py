@@ -86,6 +86,25 @@ def load_state(folder: Path) -> dict | None:
     return state
 
 
+def refuse_missing(folder: Path, found: dict, wanted: dict) -> None:
+    """Raise a UserError that names the parts of a model that a state does not hold.
+
+    Args:
+        folder: of the run.
+        found: tensors of the state, by name.
+        wanted: those of the model.
+    """
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in missing))
+        raise UserError(
+            f"the training state is not whole: it lacks {parts}",
+            where=folder / LAST,
+            why=f"{len(missing)} of {len(wanted)} tensors are not in it, {missing[0]} first",
+            remedy="give another out= folder, or remove the file to begin anew",
+        )
+
+
 def refuse_changes(folder: Path, found: str, wanted: dict) -> None:
     """Raise a UserError that names every hyperparameter in which a resumed run differs from its beginning.
 

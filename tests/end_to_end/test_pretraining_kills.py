@@ -27,7 +27,8 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
     ["wavbench.upstream.pretraining", "wavbench.upstream.pretrain.wav2vec2", "wavbench.upstream.pretrain.hubert",
      "wavbench.upstream.pretrain.wavlm", "wavbench.upstream.models.hubert", "wavbench.upstream.models.wavlm",
-     "wavbench.benchmark.pretraining", "lightning.fabric", "tensorboardX",
+     "wavbench.upstream.pretrain.data2vec", "wavbench.upstream.models.data2vec", "wavbench.benchmark.pretraining",
+     "lightning.fabric", "tensorboardX",
      "sklearn.cluster", "torchaudio.compliance.kaldi", "soundfile", "hydra"]
 )  # fmt: skip
 
@@ -136,7 +137,7 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_of_a_quiet_one(
     assert_killed_often_ends_the_same(manifest, tmp_path, steps=200, kills=20, workers=workers, layerdrop=0.2)
 
 
-@pytest.mark.parametrize("objective", ["hubert", "wav2vec2", "wavlm"])
+@pytest.mark.parametrize("objective", ["hubert", "wav2vec2", "wavlm", "data2vec"])
 def test_two_processes_killed_and_started_again_end_with_the_weights_of_a_quiet_pair(
     objective: str, manifest: Path, tmp_path: Path
 ) -> None:

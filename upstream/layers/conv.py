@@ -73,6 +73,8 @@ class ConvEncoder(nn.Module):
 
         `first` holds what `first_layer` gave for the utterances, where the waveforms are parts of them.
         """
+        if self.norm == "layer":  # Fabric rounds what it gives a module in bfloat16, and autocast may be off below
+            waveforms = waveforms.to(self.convs[0].weight.dtype)
         sizes = lengths.tolist()
         frames = [frames_from_samples(size, self.sizes) for size in sizes]
         if waveforms.is_cuda and torch.is_grad_enabled() and frames[0] and set(sizes) == {waveforms.shape[1]}:

@@ -28,7 +28,13 @@ def build(config: Config) -> Wav2Vec2:
     )
 
 
-presets = {"base": Config(), "large": Config(**LARGE)}
+presets = {
+    # As deep as BASE; the widths of wav2vec 2.0's presets of the same name.
+    "tiny": Config(conv_channels=(128,) * 7, dim=192, num_heads=3, inner_dim=768),
+    "small": Config(conv_channels=(256,) * 7, dim=384, num_heads=6, inner_dim=1536),
+    "base": Config(),
+    "large": Config(**LARGE),
+}
 
 
 def from_hugging_face(settings: Mapping, normalise: bool | None) -> Config | None:

@@ -30,6 +30,17 @@ def test_frames_do_not_depend_on_how_the_signal_is_cut(norm: str, chunk: int, mo
     assert (pieces - whole).norm() <= 1e-6 * whole.norm()
 
 
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_rounded_samples_are_taken_while_a_training_looks_at_dev(norm: str) -> None:
+    encoder = conv.ConvEncoder((16,) * 7, KERNELS, STRIDES, norm, bias=False)
+    waveforms, lengths = torch.randn(2, 4_000).bfloat16(), torch.tensor([4_000, 4_000])  # as Fabric gives them
+    with torch.no_grad():
+        exact, _ = encoder(waveforms.float(), lengths)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded, _ = encoder(waveforms, lengths)
+    assert (rounded.float() - exact).norm() < 0.03 * exact.norm()
+
+
 def test_groups_hold_every_frame_once_and_never_too_many() -> None:
     frames = [3, 0, 25, 4, 4, 10, 1]
     groups = list(conv.cut(frames, 10))

@@ -13,7 +13,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench extract upstream=NAME manifest=FILE               features to HDF5  [layers=all|4,8] [pool=none|mean]
   wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6] [head=NAME] [save=FOLDER]
   wavbench sweep experiment=NAME                             many cells, resumable  [workers=N] [root=FOLDER] [--dry]
-  wavbench pretrain objective=wav2vec2|hubert manifest=FILE  train an upstream  [preset=tiny|small|base|large]
+  wavbench pretrain objective=hubert|wav2vec2|... manifest=FILE  train an upstream  [preset=tiny|small|base|large]
   wavbench finetune task=asr|pr upstream=NAME manifest=FILE  head and upstream  [labels=10min] [adaptation=lora]
   wavbench lm text=FILE|manifest=FILE out=FILE.arpa          a language model  [kind=ngram|transformer] [order=4]
   wavbench release run=FOLDER name=PRESET licence=...        its checkpoint in fp16 with a model card

@@ -14,7 +14,7 @@ import torch
 
 from wavbench.upstream import pretraining, training
 from wavbench.upstream.manifest import read_manifest
-from wavbench.upstream.models import data2vec, hubert, wav2vec2, wavlm
+from wavbench.upstream.models import data2vec, hubert, vq_wav2vec, wav2vec, wav2vec2, wavlm
 from wavbench.upstream.pretraining import Data, UnitSource
 from wavbench.upstream.training import Settings
 
@@ -25,12 +25,16 @@ SMALL_WAVLM = wavlm.Config(**dataclasses.asdict(SMALL), buckets=16, max_distance
 SMALL_DATA2VEC = data2vec.Config(
     **{**dataclasses.asdict(SMALL), "normalise": True, "conv_norm": "layer", "position_kernel": 5, "position_depth": 2}
 )
+NARROW = {"dim": 24, "num_layers": 3, "context_kernel": 2, "context_growth": 1, "residual_scale": 0.5}
+CONVOLUTIONAL = ("wav2vec", "vq_wav2vec")  # without dropouts
 DATA = {"batch_seconds": 2.5, "crop_seconds": 0.8, "min_seconds": 0.3, "dev_seconds": 2.0}
 SETTINGS = {"steps": 8, "peak_rate": 2e-3, "log_every": 2, "dev_every": 4, "save_every": 2}
 OBJECTIVE = {
     "hubert": {"unit_dim": 16},
     "data2vec": {"top_blocks": 2, "decay_start": 0.9, "decay_end": 0.99, "decay_steps": 20},
     "wavlm": {"unit_dim": 16, "mixing_share": 0.6, "noise_share": 0.3},
+    "wav2vec": {"prediction_steps": 4, "num_negatives": 5},
+    "vq_wav2vec": {"prediction_steps": 4, "num_negatives": 5, "entries": 8, "gumbel_decay": 0.9},
     "wav2vec2": {"num_negatives": 8, "entries": 8, "code_dim": 16, "compare_dim": 16},
 }
 
@@ -42,6 +46,8 @@ def shrunk() -> Iterator[None]:
         mock.patch.dict(hubert.presets, tiny=SMALL),
         mock.patch.dict(wav2vec2.presets, tiny=SMALL),
         mock.patch.dict(data2vec.presets, tiny=SMALL_DATA2VEC),
+        mock.patch.dict(wav2vec.presets, tiny=wav2vec.Config(**NARROW)),
+        mock.patch.dict(vq_wav2vec.presets, tiny=vq_wav2vec.Config(**NARROW)),
         mock.patch.dict(wavlm.presets, tiny=SMALL_WAVLM),
         # measuring it takes longer than the training
         mock.patch.object(pretraining, "peak_flops", return_value=1e12),
@@ -92,7 +98,7 @@ def train(
             decoded=manifest.parent / "decoded",
             fabric=launched,
             unit_source=values.pop("unit_source", UnitSource(clusters=clusters)),
-            regularisation={"dropout": 0.1, "layerdrop": layerdrop},
+            regularisation={} if objective in CONVOLUTIONAL else {"dropout": 0.1, "layerdrop": layerdrop},
             **values,
         )
 

@@ -52,7 +52,8 @@ class CropBatch:
         starts: first sample of each crop in `Speech.samples`.
         lengths: samples of each crop.
         targets: packed over all crops.
-        hidden: what the loss is a mean over: the frames that are hidden, in all, or the symbols to recognise.
+        hidden: what the loss is a mean over: the frames that are hidden, in all, the predictions, or the symbols to
+            recognise.
         position: epoch and index of the batch.
         waveforms: the samples; None while they lie on the device that trains.
         overlay: what is still to be added to them.
@@ -148,8 +149,9 @@ class Crops(Dataset):
                 overlay.lay(waveforms)
                 overlay = None
         targets = Targets(**{name: torch.from_numpy(np.concatenate([one[name] for one in made])) for name in made[0]})
+        parts = targets.masked if targets.counts is None else targets.counts
         return CropBatch(
-            tuple(ids), torch.tensor(starts), torch.full((len(ids),), size), targets, int(targets.masked.sum()),
+            tuple(ids), torch.tensor(starts), torch.full((len(ids),), size), targets, int(parts.sum()),
             (batch.epoch, batch.index), waveforms, overlay,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -27,10 +28,12 @@ def forward_parts(encoder: nn.Module, seconds: float) -> dict[str, float]:
     convolution counts as what its definition says, also where it is computed with fewer operations.
 
     Args:
-        encoder: wav2vec 2.0 or another of its shape.
+        encoder: wav2vec 2.0 or another of its shape, or a wav2vec or vq-wav2vec.
         seconds: length of the utterances: attention grows with it.
     """
     config, rate, macs = encoder.config, 16_000.0, 0.0
+    if hasattr(config, "context_kernel"):
+        return _convolutional_parts(config)
     inputs = (1, *config.conv_channels[:-1])
     for width_in, width_out, kernel, stride in zip(
         inputs, config.conv_channels, config.conv_kernels, config.conv_strides, strict=True
@@ -47,13 +50,30 @@ def forward_parts(encoder: nn.Module, seconds: float) -> dict[str, float]:
     }
 
 
+def _convolutional_parts(config) -> dict[str, float]:
+    rate, macs, width = 16_000.0, 0.0, 1
+    for kernel, stride in zip(config.conv_kernels, config.conv_strides, strict=True):
+        rate /= stride
+        macs += rate * width * config.dim * kernel
+        width = config.dim
+    seen = sum(config.context_kernel + layer * config.context_growth for layer in range(config.num_layers))
+    parts = {"convolutions": 2 * macs, "context": 2 * rate * config.dim**2 * seen}
+    kind = getattr(config, "quantizer", None)
+    if kind == "gumbel":
+        widths = [config.dim, *[2 * config.dim] * (config.logit_layers - 1), config.groups * config.entries]
+        parts["quantizer"] = 2 * rate * sum(a * b for a, b in pairwise(widths))
+    elif kind == "kmeans":  # the projection of every group, and a distance to each of its entries
+        parts["quantizer"] = 2 * rate * config.dim * (config.dim // config.groups + config.entries)
+    return parts
+
+
 def training_flops(encoder: nn.Module, crop_seconds: float) -> float:
     """Operations that a training step needs per second of audio: the backward pass counts as two forward passes.
 
     The objective's own layers are left out.
 
     Args:
-        encoder: wav2vec 2.0 or another of its shape.
+        encoder: one that `forward_parts` knows.
         crop_seconds: length of the crops.
     """
     return 3 * forward_flops(encoder, crop_seconds)

@@ -14,14 +14,15 @@ class Targets(NamedTuple):
         masked: True where a frame is hidden.
         units: cluster of each frame, where the objective predicts units.
         negatives: for every hidden frame, which hidden frames of its crop it is told apart from (counted within the
-            crop), where the objective contrasts.
+            crop), where the objective contrasts; where nothing is hidden, frames of the crop for every frame.
         overlapped: True where other sound lies over a frame, where the objective mixes crops.
-        counts: hidden frames of each crop, where the objective contrasts; always on the CPU, as they are sizes.
+        counts: hidden frames of each crop, where the objective contrasts, or predictions, where nothing is hidden;
+            always on the CPU, as they are sizes.
     """
 
     masked: Bool[Tensor, " total_frames"]
     units: Int[Tensor, " total_frames"] | None = None
-    negatives: Int[Tensor, "hidden_frames negatives"] | None = None
+    negatives: Int[Tensor, "contrasted_frames negatives"] | None = None
     overlapped: Bool[Tensor, " total_frames"] | None = None
     counts: Int[Tensor, " crops"] | None = None
 
@@ -66,8 +67,8 @@ class Losses(NamedTuple):
 
     Args:
         total: what is minimised.
-        terms: its parts and other numbers to follow, each to be divided by how many parts there are: hidden frames in
-            pretraining, symbols in fine-tuning.
+        terms: its parts and other numbers to follow, each to be divided by how many parts there are: hidden frames or
+            predictions in pretraining, symbols in fine-tuning.
     """
 
     total: Float[Tensor, ""]

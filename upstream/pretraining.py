@@ -23,6 +23,7 @@ from wavbench.upstream.errors import UserError, closest, refuse_below
 from wavbench.upstream.flops import peak_flops, training_flops
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames
 from wavbench.upstream.manifest import Manifest
+from wavbench.upstream.starting_encoder import begin_with, regularised
 from wavbench.upstream.training import Settings, Status, Training
 
 OBJECTIVES = Path(__file__).parent / "pretrain"
@@ -118,7 +119,7 @@ def split_rows(speech: Speech, min_samples: int) -> tuple[np.ndarray, np.ndarray
     if not len(train):
         raise UserError(
             f"no train utterance is at least {min_samples / SAMPLE_RATE:g} s long",
-            why="a crop must hold more than one hidden span",
+            why="a crop must hold more than one hidden span, or all steps that are predicted",
             remedy="lower min_seconds, or add longer recordings",
         )
     if not len(dev):
@@ -273,12 +274,15 @@ def pretrain(
     """
     module_file = find_objective(objective)
     stem, preset = find_shape(upstream)
+    if hasattr(module_file, "shape"):
+        preset = module_file.shape(objective_config, preset)
+    config = regularised(stem, preset, regularisation or {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        encoder = catalog.family(stem).build(dataclasses.replace(preset, **(regularisation or {})))
+        encoder = catalog.family(stem).build(config)
     conv = encoder.conv.sizes
     if init is not None:
-        _begin_with(encoder, init)
+        begin_with(encoder, init, (regularisation or {}).keys())
 
     def prepare() -> tuple[Speech, units.Units | None]:
         speech = decode(manifests, decoded, progress=_partial(tell, "decoding"))
@@ -293,13 +297,14 @@ def pretrain(
     fabric.barrier()
     speech, found = prepare()
 
-    two_places = samples_from_frames(objective_config.mask_span + 1, conv)  # where a hidden span can lie
-    if data.crop_seconds * SAMPLE_RATE < two_places:
+    room, what, key = _room(module_file, objective_config)
+    needed = samples_from_frames(room, conv)
+    if data.crop_seconds * SAMPLE_RATE < needed:
         raise UserError(
-            f"crop_seconds={data.crop_seconds:g} has no room for hidden spans of {objective_config.mask_span} frames",
-            remedy=f"at least {two_places / SAMPLE_RATE:g} s, or a smaller mask_span",
+            f"crop_seconds={data.crop_seconds:g} has no room for {what}",
+            remedy=f"at least {needed / SAMPLE_RATE:g} s, or a smaller {key}",
         )
-    shortest = max(int(data.min_seconds * SAMPLE_RATE), two_places)
+    shortest = max(int(data.min_seconds * SAMPLE_RATE), needed)
     train, dev = split_rows(speech, shortest)
     if say and (line := left_out(speech, shortest)):
         say(line)
@@ -345,6 +350,7 @@ def pretrain(
         samples=samples,
         workers=workers,
         report=report,
+        share=getattr(module_file, "SHARE", "masked_share"),
     )
     training.run()
     return folder / "checkpoint.safetensors"
@@ -355,16 +361,12 @@ def digest_of(speech: Speech) -> str:
     return hashlib.blake2b(json.dumps([speech.splits, speech.languages]).encode(), digest_size=16).hexdigest()
 
 
-def _begin_with(encoder: nn.Module, init: catalog.Upstream) -> None:
-    try:
-        encoder.load_state_dict(init.model.state_dict())
-    except RuntimeError as error:
-        raise UserError(
-            "the training cannot begin with these weights",
-            where=init.name,
-            why=str(error).splitlines()[-1].strip(),
-            remedy="give a checkpoint of the same preset",
-        ) from None
+def _room(module_file: ModuleType, config) -> tuple[int, str, str]:
+    """Fewest frames of a crop, what needs them, and the key that says so."""
+    if hasattr(module_file, "fewest_frames"):
+        what = f"predictions of {config.prediction_steps} steps"
+        return module_file.fewest_frames(config), what, "prediction_steps"
+    return config.mask_span + 1, f"hidden spans of {config.mask_span} frames", "mask_span"  # two places for a span
 
 
 def _partial(tell, what: str):

@@ -2,7 +2,7 @@
 
 Every norm sees all channels and all frames of an utterance, so utterances are computed one at a time: then nothing
 outside an utterance can reach it, and its features are the same bits in every batch. Tensors keep a leading axis of
-one, as torch's convolutions and norms want it.
+one, as torch's convolutions and norms want it. Pretraining puts crops there, which are of equal length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ CHUNK = 1_000  # frames (10 s) of a piece of a longer one: 65 MB after the first
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "none": lambda x: x}
 PADDINGS = {"zeros": "constant", "repeat": "replicate"}  # ours to torch's
 
-Steps = Float[Tensor, "1 channels_in steps"]  # what a layer sees
-Channels = Float[Tensor, "1 channels frames"]  # what it gives
+Steps = Float[Tensor, "utterances channels_in steps"]  # what a layer sees
+Channels = Float[Tensor, "utterances channels frames"]  # what it gives
 
 
 class Moments:
@@ -90,7 +90,7 @@ class NormedConv(nn.Module):
         self.norm = nn.GroupNorm(groups, channels)
 
     def forward(self, x: Steps) -> Channels:
-        if not torch.is_grad_enabled() and self.conv.stride[0] == 1 and x.shape[2] > LONG:
+        if not torch.is_grad_enabled() and len(x) == 1 and self.conv.stride[0] == 1 and x.shape[2] > LONG:
             return self._in_pieces(x)
         return ACTIVATIONS[self.activation](self.norm(self.conv(self._pad(x))))
 
@@ -172,6 +172,13 @@ class StridedEncoder(nn.Module):
         if not self.log_compression:
             return x
         return x.abs().log1p() if torch.is_grad_enabled() else x.abs_().log1p_()
+
+    def together(self, waveforms: Float[Tensor, "utterances samples"]) -> Channels:
+        """Frames of several utterances of equal length, in one piece."""
+        x = waveforms[:, None]
+        for layer in self.layers:
+            x = layer(x)
+        return x.abs().log1p() if self.log_compression else x
 
     def _strided_in_pieces(self, waveform: Float[Tensor, " samples"]) -> Channels:
         affines: list[tuple[Tensor, Tensor]] = []

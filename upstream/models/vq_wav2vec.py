@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -65,14 +66,19 @@ class GumbelQuantizer(nn.Module):
 
     def forward(self, x: Channels) -> tuple[Float[Tensor, "1 channels frames"], Int[Tensor, "frames groups"]]:
         """The chosen entries, and their numbers."""
-        codes = torch.cat([self._choose(part) for part in x[0].T.split(CHUNK)])
+        codes = torch.cat([self.scores(part).argmax(dim=2) for part in x[0].T.split(CHUNK)])
         first = 0 if self.share else self.entries * torch.arange(self.groups, device=codes.device)
         return self.codebook[0, codes + first].flatten(1).T[None], codes
 
-    def _choose(self, y: Float[Tensor, "frames channels"]) -> Int[Tensor, "frames groups"]:
+    def scores(self, y: Float[Tensor, "frames channels"]) -> Float[Tensor, "frames groups entries"]:
+        """The logit of every entry."""
         for layer in self.logits[:-1]:
             y = ACTIVATIONS[self.activation](layer(y))
-        return self.logits[-1](y).view(len(y), self.groups, self.entries).argmax(dim=2)
+        return self.logits[-1](y).view(len(y), self.groups, self.entries)
+
+    def codebooks(self) -> Float[Tensor, "groups entries dim"]:
+        """The entries of every group, which are the same ones where it is shared."""
+        return self.codebook[0].view(-1, self.entries, self.codebook.shape[2]).expand(self.groups, -1, -1)
 
 
 class KmeansQuantizer(nn.Module):
@@ -98,16 +104,23 @@ class KmeansQuantizer(nn.Module):
     def forward(self, x: Channels) -> tuple[Float[Tensor, "1 channels frames"], Int[Tensor, "frames groups"]]:
         """The chosen entries, and their numbers."""
         y = self.projection(x)[0].T
+        chosen, codes = self.nearest(y)
+        return (chosen.detach() + (y - y.detach())).T[None], codes
+
+    def nearest(
+        self, y: Float[Tensor, "frames channels"]
+    ) -> tuple[Float[Tensor, "frames channels"], Int[Tensor, "frames groups"]]:
+        """The entries that are nearest to projected latents, with a gradient to the codebook, and their numbers."""
         codebook = self.codebook.expand(-1, self.groups, -1).transpose(0, 1)  # (groups, entries, dim)
-        latents = y.view(len(y), self.groups, -1).transpose(0, 1)  # (groups, frames, dim)
+        latents = y.detach().view(len(y), self.groups, -1).transpose(0, 1)  # (groups, frames, dim)
         # distances by differences: as the difference of squares they lose half of their digits
         parts = [
-            torch.cdist(part, codebook, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=2)
-            for part in latents.detach().split(CHUNK, dim=1)
+            torch.cdist(part, codebook.detach(), compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=2)
+            for part in latents.split(CHUNK, dim=1)
         ]
         codes = torch.cat(parts, dim=1)  # (groups, frames)
-        chosen = torch.cat([entries[row] for entries, row in zip(codebook.detach(), codes, strict=True)], dim=1)
-        return (chosen + (y - y.detach())).T[None], codes.T
+        chosen = [F.embedding(row, entries) for entries, row in zip(codebook, codes, strict=True)]
+        return torch.cat(chosen, dim=1), codes.T
 
 
 class VqWav2Vec(Wav2Vec):
@@ -148,6 +161,10 @@ class VqWav2Vec(Wav2Vec):
 
 build = VqWav2Vec
 presets = {
+    # Not released: sizes to train, whose codebooks are the objective's setting.
+    "tiny": Config(dim=192),
+    "small": Config(dim=320),
+    "base": Config(),
     # SUPERB publishes 34.15 M parameters, predictor included: what two codebooks give, and 34.06 M with a shared one.
     "gumbel": Config(),
     # The released checkpoint shares its codebook: (320, 1, 256).

@@ -83,12 +83,22 @@ class Wav2Vec(nn.Module):
         yield latents
         yield from self.context(self.context_input(latents))
 
+    @property
+    def conv(self) -> StridedEncoder:
+        """What makes frames of samples, under the name that it has in every family that is trained."""
+        return self.encoder
+
     def context_input(self, latents: Channels) -> Channels:
         return latents
 
 
+# Not released: the shape of the large model, narrowed.
+NARROW = {"num_layers": 12, "context_kernel": 2, "context_growth": 1, "residual_scale": 0.5}
+
 build = Wav2Vec
 presets = {
+    "tiny": Config(dim=192, **NARROW),
+    "small": Config(dim=320, **NARROW),
     "base": Config(),
     "large": Config(
         conv_kernels=(10, 8, 4, 4, 4, 1, 1),

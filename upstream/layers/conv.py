@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.upstream.layers.linear import Weight, engine, frozen, is_frozen, prepare, product, product_type
-from wavbench.upstream.layers.windowed_convs import WindowedConvs, windows
+from wavbench.upstream.layers.windowed_convs import WindowedConvs, Windows, windows
 from wavbench.upstream.lengths import frames_from_samples, samples_from_frames, total_stride
 
 CHUNK = 100  # frames convolved at once on a CPU when no gradient is kept: 2 s, 13 MB after the first layer of BASE
@@ -84,7 +84,9 @@ class ConvEncoder(nn.Module):
         plain = waveforms.device.type == "cpu" and not waveforms.requires_grad
         if torch.is_grad_enabled() and self.norm == "group" and plain and any(frames):
             return self._windowed(waveforms, first, frames), frames
-        if is_frozen(waveforms):
+        if torch.is_grad_enabled() and self.norm == "layer" and plain:
+            outputs = self._normed(waveforms, frames)
+        elif is_frozen(waveforms):
             outputs = self._products(waveforms, first, frames)
         else:
             chunk = sum(frames) if torch.is_grad_enabled() else DEVICE_CHUNK
@@ -167,6 +169,20 @@ class ConvEncoder(nn.Module):
         rows = [torch.cat([first[i][0][:, 0], first[i][1][:, None]], dim=1) for i in used]
         rest = [part for conv in self.convs[1:] for part in (conv.weight.transpose(1, 2).flatten(1), conv.bias)]
         return WindowedConvs.apply(pieces, self.sizes, torch.stack(rows), *rest)
+
+    def _normed(self, waveforms: Tensor, frames: Sequence[int]) -> list[Tensor]:
+        """Frames of all utterances, for training on a CPU with a norm in every layer: a layer is one product.
+
+        Channels stay last: with the library's convolutions, which want them first, every norm transposes twice.
+        """
+        tables = [conv.weight.transpose(1, 2).flatten(1) for conv in self.convs]
+        outputs = []
+        for piece in (piece for group in cut(frames, TRAINING_CHUNK) for piece in group):
+            x = self._samples(waveforms, piece)[:, None]  # (steps, channels)
+            for conv, norm, size, table in zip(self.convs, self.norms, self.sizes, tables, strict=True):
+                x = F.gelu(norm(F.linear(Windows.apply(x, *size), table, conv.bias)))
+            outputs.append(x)
+        return outputs
 
     def _chunk(
         self, waveforms: Tensor, first: Sequence[tuple[Tensor, Tensor | None] | None], pieces: Sequence[Piece]

@@ -22,7 +22,7 @@ KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 def test_frames_do_not_depend_on_how_the_signal_is_cut(norm: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = conv.ConvEncoder((16,) * 7, KERNELS, STRIDES, norm, bias=True).eval()
     waveforms, lengths = torch.randn(4, 16_000), torch.tensor([16_000, 300, 400, 9_999])
-    whole, frames = encoder(waveforms, lengths)  # with a gradient, hence in one piece
+    whole, frames = encoder(waveforms, lengths)  # with a gradient, hence in pieces of another size
     assert frames == [49, 0, 1, 30]
     monkeypatch.setattr(conv, "CHUNK", chunk)
     with torch.no_grad():

@@ -137,7 +137,7 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_of_a_quiet_one(
     assert_killed_often_ends_the_same(manifest, tmp_path, steps=200, kills=20, workers=workers, layerdrop=0.2)
 
 
-@pytest.mark.parametrize("objective", ["hubert", "wav2vec2", "wavlm", "data2vec", "wav2vec"])
+@pytest.mark.parametrize("objective", ["hubert", "wav2vec2", "wavlm", "data2vec", "wav2vec", "vq_wav2vec"])
 def test_two_processes_killed_and_started_again_end_with_the_weights_of_a_quiet_pair(
     objective: str, manifest: Path, tmp_path: Path
 ) -> None:

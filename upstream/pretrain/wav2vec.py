@@ -33,6 +33,11 @@ class Config:
         refuse_below(self, dict.fromkeys(("prediction_steps", "first_step", "num_negatives"), 1))
 
 
+def in_full(x: Tensor) -> Tensor:
+    """`x` as float32 where it is less."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 class Scores(NamedTuple):
     """How well the candidates of every frame fit what was predicted of it.
 
@@ -97,7 +102,7 @@ class FuturePrediction(nn.Module):
         rows = torch.cat([places[:, None], first[:, None] + negatives], dim=1)
         table = frames.transpose(1, 2).flatten(0, 1).to(predicted.dtype)
         candidates = F.embedding(rows, table)  # (u * frames, candidates, dim), with a gradient that repeats itself
-        logits = (candidates @ predicted).float().unflatten(0, (utterances, count))
+        logits = in_full(candidates @ predicted).unflatten(0, (utterances, count))
         steps = torch.tensor([*self.distances], device=frames.device)
         return Scores(logits, places[:count, None] >= steps)
 

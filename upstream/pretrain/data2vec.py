@@ -116,6 +116,7 @@ class Data2Vec(nn.Module):
             {
                 "target_deviation": count * deviation(wanted),
                 "prediction_deviation": count * deviation(predicted.detach()),
+                "explained_variance": count * explained(wanted, predicted.detach()),
                 "teacher_decay": torch.tensor(count * self.decay(step + 1)),
             },
         )
@@ -194,6 +195,17 @@ def normalised(
 def deviation(x: Float[Tensor, "frames dim"]) -> Float[Tensor, ""]:
     """Standard deviation of a channel over frames, the mean over channels; 0 where there are no frames."""
     return x.var(dim=0, correction=0).sqrt().mean() if len(x) else x.new_zeros(())
+
+
+def explained(wanted: Float[Tensor, "frames dim"], predicted: Float[Tensor, "frames dim"]) -> Float[Tensor, ""]:
+    """Share of the targets' variance that predictions account for: 0 for their mean, less for worse than that.
+
+    Unlike the loss it compares steps between which the targets have changed; 0 where these do not vary.
+    """
+    if not len(wanted):
+        return wanted.new_zeros(())
+    variance, error = wanted.var(dim=0, correction=0).sum(), (wanted - predicted).square().mean(dim=0).sum()
+    return torch.where(variance > 0, 1 - error / variance, 0.0)
 
 
 def targets(config: Config, frames: int, units: None, generator: np.random.Generator) -> dict[str, np.ndarray]:

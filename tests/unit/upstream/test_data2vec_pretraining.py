@@ -101,6 +101,16 @@ def test_the_loss_equals_a_plain_loop(blocks: int, smooth_l1: float, pre_norm: b
     assert losses.total.item() == pytest.approx(total / math.sqrt(24), rel=1e-4)
     for name, values in (("target_deviation", wanted[hidden]), ("prediction_deviation", predicted[hidden])):
         assert losses.terms[name].item() == pytest.approx(len(hidden) * values.std(axis=0).mean(), rel=1e-4)
+    errors = np.square(wanted[hidden] - predicted[hidden]).mean(axis=0).sum()
+    share = 1 - errors / wanted[hidden].var(axis=0).sum()
+    assert losses.terms["explained_variance"].item() == pytest.approx(len(hidden) * share, rel=1e-4)
+
+
+def test_the_mean_explains_nothing_and_the_target_all() -> None:
+    wanted = torch.randn(40, 6)
+    assert data2vec.explained(wanted, wanted).item() == 1
+    assert data2vec.explained(wanted, wanted.mean(dim=0).expand_as(wanted)).item() == pytest.approx(0, abs=1e-6)
+    assert data2vec.explained(torch.ones(4, 6), torch.zeros(4, 6)).item() == 0
 
 
 def test_targets_are_those_of_an_instance_norm(crops: tuple) -> None:
@@ -164,6 +174,9 @@ def test_a_training_learns_and_writes_the_student_as_an_upstream_of_the_family(m
     path = train("data2vec", manifest, tmp_path, precision="fp32", **how)
     written = rows(tmp_path / "train.csv")
     assert written[-1]["loss"] < 0.8 * written[0]["loss"]
+    shares = [row["explained_variance"] for row in written]
+    assert shares == sorted(shares)
+    assert shares[-1] > shares[0] + 0.3
     assert all(row["target_deviation"] > 0.1 and row["prediction_deviation"] > 0.01 for row in written)
     # A row is the mean over its steps, all of nearly as many hidden frames.
     assert written[0]["teacher_decay"] == pytest.approx(0.99 + 0.009 * 5.5 / 20, abs=3e-4)

@@ -94,7 +94,8 @@ def pretrain(config: schemas.Pretrain) -> int:
             if quiet:
                 return
             v = status.values
-            score = f", accuracy {v['accuracy']:.3f}" if "accuracy" in v else ""
+            names = [name for name in ("accuracy", "explained_variance") if name in v]
+            score = "".join(f", {name.replace('_', ' ')} {v[name]:.3f}" for name in names)
             display.say(
                 f"step {status.step}: loss {v['loss']:.4f}{score}, {status.hours:.1f} h of audio, "
                 f"{v['audio_seconds_per_second']:.0f} s/s"

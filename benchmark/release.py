@@ -48,21 +48,29 @@ def _card(name: str, about: dict, tables: dict[str, pd.DataFrame], parameters: i
         for row in about["data"]
     ]
     dev = tables["dev"].iloc[-1] if "dev" in tables else {}
+    column, title = _score(tables["train"])
     lines = [
         f"# {name}", "",
         f"{parameters / 1e6:.1f} M parameters, objective `{settings['objective']}`, half precision.", "",
         *([notes, ""] if notes else []),
         f"- steps: {int(last['step'])}",
         f"- audio seen: {last['audio_hours']:.1f} h",
-        f"- last train loss: {last['loss']:.3f}, accuracy at hidden frames {last['accuracy']:.3f}",
-        *([f"- dev loss: {dev['loss']:.3f}, accuracy at hidden frames {dev['accuracy']:.3f}"] if len(dev) else []),
+        f"- last train loss: {last['loss']:.3f}, {title} {last[column]:.3f}",
+        *([f"- dev loss: {dev['loss']:.3f}, {title} {dev[column]:.3f}"] if len(dev) else []),
         *([f"- codebook perplexity: {last['code_perplexity']:.0f}"] if "code_perplexity" in last else []),
         f"- licence: {licence}", "",
         "## Data", "", "| corpus | language | utterances | hours |", "|---|---|---|---|", *data, "",
-        "## Curves", "", f"![loss, accuracy and phones probe]({name}.png)", "",
+        "## Curves", "", f"![loss, {title} and phones probe]({name}.png)", "",
         *_probe_lines(tables), "## Settings", "", "```json", json.dumps(settings, indent=1), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _score(train: pd.DataFrame) -> tuple[str, str]:
+    """Column and name of what says more than the loss."""
+    if "explained_variance" in train:
+        return "explained_variance", "explained variance at hidden frames"
+    return "accuracy", "accuracy of predictions" if "predictions_per_frame" in train else "accuracy at hidden frames"
 
 
 def _probe_lines(tables: dict[str, pd.DataFrame]) -> list[str]:
@@ -82,7 +90,7 @@ def _curves(tables: dict[str, pd.DataFrame], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    wanted = [("loss", "loss", ("train", "dev")), ("accuracy", "accuracy at hidden frames", ("train", "dev"))]
+    wanted = [("loss", "loss", ("train", "dev")), (*_score(tables["train"]), ("train", "dev"))]
     if "code_perplexity" in tables["train"]:
         wanted.append(("code_perplexity", "codebook perplexity", ("train",)))
     if "probe" in tables:

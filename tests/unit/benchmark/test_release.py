@@ -1,6 +1,7 @@
 """What is passed on of a run: weights, card, curves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_the_card_says_what_the_weights_come_from(run: Path, tmp_path: Path) -> 
     assert f"]({picture.name})" in card
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 100_000
+
+
+def test_a_card_gives_what_the_objective_is_known_by(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    for column, title in (
+        ("accuracy", "accuracy at hidden frames"),
+        ("explained_variance", "explained variance at hidden frames"),
+        ("predictions_per_frame,accuracy", "accuracy of predictions"),
+    ):
+        values = "6.0,0.125" if "," in column else "0.125"
+        (run / "train.csv").write_text(f"step,audio_hours,loss,{column}\n100,1.0,4.0,{values}\n")
+        (run / "dev.csv").write_text(f"step,audio_hours,loss,{column}\n100,1.0,4.25,{values}\n")
+        cli.main(["release", f"run={run}", "name=hubert_tiny", f"out={tmp_path}", "licence=none"])
+        card = (tmp_path / "hubert_tiny.md").read_text()
+        assert f"- last train loss: 4.000, {title} 0.125" in card
+        assert f"- dev loss: 4.250, {title} 0.125" in card
 
 
 def test_a_run_of_another_preset_is_refused(run: Path, tmp_path: Path) -> None:

@@ -17,15 +17,7 @@ from wavbench.upstream.layers.causal import Channels
 from wavbench.upstream.models.vq_wav2vec import Config as Shape
 from wavbench.upstream.objective import Losses, Targets
 from wavbench.upstream.pretrain import wav2vec
-from wavbench.upstream.pretrain.wav2vec import (
-    SHARE,
-    FuturePrediction,
-    Sums,
-    equal_lengths,
-    fewest_frames,
-    in_full,
-    targets,
-)
+from wavbench.upstream.pretrain.wav2vec import SHARE, Sums, equal_lengths, fewest_frames, in_full, prediction, targets
 from wavbench.upstream.units import Units
 
 __all__ = ["NEEDS_UNITS", "SHARE", "Config", "build", "fewest_frames", "shape", "targets"]
@@ -57,12 +49,6 @@ class Config(wav2vec.Config):
             raise UserError(f"quantizer={self.quantizer} is not known", remedy=f"one of: {', '.join(QUANTIZERS)}")
         if not min(self.gumbel_start, self.gumbel_end) > 0:
             raise UserError("a temperature must be more than 0", where="gumbel_start, gumbel_end", remedy="2 and 0.5")
-        if self.quantizer == "kmeans" and self.diversity_weight:
-            raise UserError(
-                f"diversity_weight={self.diversity_weight:g} would change nothing",
-                why="the choice of the nearest entry has no probabilities to spread",
-                remedy="diversity_weight=0 with quantizer=kmeans",
-            )
 
 
 class Chosen(NamedTuple):
@@ -102,7 +88,7 @@ class VqWav2VecPretraining(nn.Module):
     def __init__(self, encoder: nn.Module, config: Config) -> None:
         super().__init__()
         self.encoder, self.config = encoder, config
-        self.predict = FuturePrediction(encoder.dim, config.prediction_steps, config.first_step)
+        self.predict = prediction(encoder.dim, config)
 
     def forward(
         self,

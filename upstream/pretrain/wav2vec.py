@@ -3,6 +3,7 @@
 Source: Schneider et al. 2019, wav2vec: Unsupervised Pre-training for Speech Recognition.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +29,7 @@ class Config:
     prediction_steps: int = 12  # frames ahead that are predicted, one after the other
     first_step: int = 1  # frames from the context to the first of them; 3 in fairseq, which shares no sample with it
     num_negatives: int = 10  # other frames of the same crop that a frame is told apart from
+    logit_bias: bool = False  # add a learned number to the logits of each step, which begins where chance is
 
     def __post_init__(self) -> None:
         refuse_below(self, dict.fromkeys(("prediction_steps", "first_step", "num_negatives"), 1))
@@ -70,12 +72,15 @@ class FuturePrediction(nn.Module):
         dim: width of contexts and frames.
         prediction_steps: number of maps.
         first_step: the k of the first of them.
+        chance: what the logits of every step are moved by at first, by a number that is learned; None for nothing, as
+            in the paper.
 
     Source: Schneider et al. 2019, section 3.2.
     """
 
-    def __init__(self, dim: int, prediction_steps: int, first_step: int) -> None:
+    def __init__(self, dim: int, prediction_steps: int, first_step: int, chance: float | None = None) -> None:
         super().__init__()
+        self.bias = None if chance is None else nn.Parameter(torch.full((prediction_steps,), chance))
         self.distances = range(first_step, first_step + prediction_steps)
         self.maps = nn.Linear(dim, prediction_steps * dim)
         for parameter in self.maps.parameters():  # as fairseq's: the first losses are then near chance
@@ -103,12 +108,20 @@ class FuturePrediction(nn.Module):
         table = frames.transpose(1, 2).flatten(0, 1).to(predicted.dtype)
         candidates = F.embedding(rows, table)  # (u * frames, candidates, dim), with a gradient that repeats itself
         logits = in_full(candidates @ predicted).unflatten(0, (utterances, count))
+        if self.bias is not None:
+            logits = logits + self.bias
         steps = torch.tensor([*self.distances], device=frames.device)
         return Scores(logits, places[:count, None] >= steps)
 
     def counts(self, frames: int) -> list[int]:
         """Predictions of each step in an utterance: none reaches beyond its end."""
         return [max(frames - k, 0) for k in self.distances]
+
+
+def prediction(dim: int, config: Config) -> FuturePrediction:
+    """What an objective predicts with; a model that knows nothing does best with logits of -log(negatives)."""
+    chance = -math.log(config.num_negatives) if config.logit_bias else None
+    return FuturePrediction(dim, config.prediction_steps, config.first_step, chance)
 
 
 class Wav2VecPretraining(nn.Module):
@@ -120,7 +133,8 @@ class Wav2VecPretraining(nn.Module):
     `balanced_classes` is lambda = 1), divided by the number of predictions, as here. Two choices of fairseq are
     not the paper's: k begins at 3, where the samples behind z_{i+k} are none that z_i has seen (`first_step`); and a
     negative is never the true frame itself, which is so here as well. At chance the loss is log(n + 1) +
-    n log((n + 1) / n) for n negatives, 3.35 for ten.
+    n log((n + 1) / n) for n negatives, 3.35 for ten. Its logits are -log n, which only a direction that all frames
+    share can give them: with `logit_bias`, which is neither's, they begin there.
 
     Args:
         encoder: with `encoder`, `context` and `context_input`, such as wav2vec's.
@@ -132,7 +146,7 @@ class Wav2VecPretraining(nn.Module):
     def __init__(self, encoder: nn.Module, config: Config) -> None:
         super().__init__()
         self.encoder, self.config = encoder, config
-        self.predict = FuturePrediction(encoder.dim, config.prediction_steps, config.first_step)
+        self.predict = prediction(encoder.dim, config)
 
     def forward(
         self,

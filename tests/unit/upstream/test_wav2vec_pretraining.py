@@ -59,8 +59,9 @@ def plain(model: Wav2VecPretraining, waveforms: Tensor, lengths: Tensor, targets
                 k = i + config.first_step + step
                 if k < len(latents):
                     predicted = maps[step] @ context[i] + biases[step]
-                    true = latents[k] @ predicted
-                    others = [latents[other] @ predicted for other in negatives[k]]
+                    shift = model.predict.bias[step] if config.logit_bias else 0.0
+                    true = latents[k] @ predicted + shift
+                    others = [latents[other] @ predicted + shift for other in negatives[k]]
                     loss = loss - torch.log(torch.sigmoid(true))
                     for other in others:
                         loss = loss - torch.log(torch.sigmoid(-other))
@@ -70,9 +71,11 @@ def plain(model: Wav2VecPretraining, waveforms: Tensor, lengths: Tensor, targets
 
 
 @pytest.mark.parametrize("counts", [[20], [15, 15, 15], [9, 3, 14, 9, 1]])
-@pytest.mark.parametrize("first_step", [1, 3])
-def test_loss_accuracy_and_gradients_are_those_of_a_plain_loop(counts: list[int], first_step: int) -> None:
-    model = model_of(prediction_steps=4, first_step=first_step, num_negatives=3)
+@pytest.mark.parametrize(("first_step", "logit_bias"), [(1, False), (3, False), (2, True)])
+def test_loss_accuracy_and_gradients_are_those_of_a_plain_loop(
+    counts: list[int], first_step: int, logit_bias: bool
+) -> None:
+    model = model_of(prediction_steps=4, first_step=first_step, num_negatives=3, logit_bias=logit_bias)
     batch = batch_of(model, counts)
     found = model(*batch)
     expected, correct = plain(model, *batch)
@@ -111,6 +114,10 @@ def test_a_model_that_knows_nothing_is_at_chance() -> None:
     best = min(math.log1p(math.exp(-x)) + 10 * math.log1p(math.exp(x)) for x in np.linspace(-5, 0, 2_001))
     assert best == pytest.approx(math.log(11) + 10 * math.log(1.1), abs=1e-6)
     assert best == pytest.approx(3.35, abs=0.005)
+    predict = wav2vec.prediction(12, Config(logit_bias=True))
+    assert predict.bias.shape == (12,)
+    for x in predict.bias.tolist():  # the logit of chance
+        assert math.log1p(math.exp(-x)) + 10 * math.log1p(math.exp(x)) == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 2])

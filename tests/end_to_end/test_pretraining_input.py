@@ -132,7 +132,7 @@ def test_a_single_utterance_is_enough(manifest: Path, tmp_path: Path) -> None:
 def test_silence_has_a_finite_loss(manifest: Path, tmp_path: Path) -> None:
     soundfile.write(manifest.parent / "audio/silence.wav", np.zeros(16_000, np.float32), 16_000)
     silent = part(manifest, "silent.csv", lambda table: table.iloc[:1].assign(audio="audio/silence.wav"))
-    for objective in ("hubert", "wav2vec2"):
+    for objective in ("hubert", "wav2vec2", "data2vec", "wav2vec", "vq_wav2vec"):  # wavlm mixes two utterances
         train(objective, silent, tmp_path / objective, steps=2, clusters=1)
         state = torch.load(tmp_path / objective / "last.pt", weights_only=True)
         assert all(bool(tensor.isfinite().all()) for tensor in state["module"].values())

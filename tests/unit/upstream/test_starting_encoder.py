@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_training import NARROW, OBJECTIVE, SMALL, train, write_corpus
 
+from wavbench.benchmark.pretraining import DROPOUTS, compose
 from wavbench.upstream import catalog, pretraining
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.decoded import decode
@@ -17,6 +18,7 @@ from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import read_manifest
 from wavbench.upstream.models import wav2vec, wav2vec2
 from wavbench.upstream.starting_encoder import begin_with, regularised
+from wavbench.upstream.training import Settings
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,26 @@ def test_dropouts_that_a_family_does_not_have_are_refused() -> None:
     with pytest.raises(UserError, match=r"layerdrop=0\.05 would change nothing(.|\n)*wav2vec has no layerdrop"):
         regularised("wav2vec", config, {"dropout": 0.0, "layerdrop": 0.05})
     assert regularised("wav2vec2", SMALL, {"dropout": 0.2}).dropout == 0.2
+
+
+RECIPES = [
+    (objective, recipe)
+    for objective in pretraining.objectives()
+    for recipe in ("tiny", "small", "base", "large")
+    if catalog.find_preset(f"{objective}_{recipe}")
+]
+
+
+@pytest.mark.parametrize(("objective", "recipe"), RECIPES)
+def test_every_recipe_fits_the_preset_that_it_trains(objective: str, recipe: str) -> None:
+    config = compose([f"objective={objective}", f"preset={recipe}", "manifest=speech.csv"])
+    kind = pretraining.find_objective(objective).Config
+    picked = [type_(**{field.name: getattr(config, field.name) for field in dataclasses.fields(type_)})
+              for type_ in (Settings, pretraining.Data, kind)]  # fmt: skip
+    stem, preset = pretraining.find_shape(f"{objective}_{recipe}")
+    made = regularised(stem, preset, {name: getattr(config, name) for name in DROPOUTS})
+    assert picked[0].steps >= 10_000
+    assert getattr(made, "dropout", 0.0) == config.dropout
 
 
 def two_corpora(folder: Path, make_speech) -> tuple:

@@ -279,10 +279,11 @@ def describe(board: Board) -> str:
     """One sentence on how a board was measured."""
     direction = "higher" if board.higher_is_better else "lower"
     chance = f"; knowing nothing scores {board.chance:.1f}" if board.chance is not None else ""
+    unit = f" in {board.unit}" if board.unit != board.metric else ""
     made = " Speech made by a synthesiser." if board.synthetic else ""
     made += f" {ABOUT_HEARD}" if any(row.heard for row in board.rows) else ""
     return (
-        f"{board.metric} in {board.unit}, {direction} is better{chance}. {board.n} test "
+        f"{board.metric}{unit}, {direction} is better{chance}. {board.n} test "
         f"{'trials' if board.metric == 'EER' else 'utterances'} ({board.split}), intervals over {board.ci_unit}s, "
         f"{board.updates} updates.{made}"
     )

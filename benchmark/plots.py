@@ -241,7 +241,7 @@ def _labels(task: str, records: list[Record], folder: Path) -> Path:
         remark = "" if protocol == "clean" else f", protocol {protocol}"
         axis.set_title(textwrap.fill(f"{task} on {corpus}{remark}", TITLE), fontsize=9, loc="left")
         axis.set_xlabel("minutes of labels")
-        axis.set_ylabel(f"{unit.metric} ({unit.unit}), {'higher' if unit.higher_is_better else 'lower'} is better")
+        axis.set_ylabel(_label(unit))
         axis.grid(alpha=0.25)
         axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return _save(figure, table, folder / f"labels_{_safe(task)}")
@@ -296,9 +296,10 @@ def _axes(count: int, height: float, width: float = 4.4):
     return figure, axes.flat[:count]
 
 
-def _label(board: Board) -> str:
-    better = "higher is better" if board.higher_is_better else "lower is better"
-    return f"{board.metric} ({board.unit}), {better}"
+def _label(scored: Board | Record) -> str:
+    better = "higher is better" if scored.higher_is_better else "lower is better"
+    unit = f" ({scored.unit})" if scored.unit != scored.metric else ""
+    return f"{scored.metric}{unit}, {better}"
 
 
 def _scores(boards: list[Board], style: dict, folder: Path) -> Path:

@@ -5,16 +5,20 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from torch import Tensor
 
 from wavbench.upstream import pretraining, training
+from wavbench.upstream.lengths import samples_from_frames
 from wavbench.upstream.manifest import read_manifest
 from wavbench.upstream.models import data2vec, hubert, vq_wav2vec, wav2vec, wav2vec2, wavlm
+from wavbench.upstream.objective import Targets
 from wavbench.upstream.pretraining import Data, UnitSource
 from wavbench.upstream.training import Settings
 
@@ -117,3 +121,13 @@ def weights_of(folder: Path) -> str:
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     digest.update(repr([state[name] for name in ("step", "epoch", "index", "hours", "best")]).encode())
     return digest.hexdigest()
+
+
+def batch_of(objective: ModuleType, model: torch.nn.Module, counts: list[int]) -> tuple[Tensor, Tensor, Targets]:
+    """Crops of so many frames for an objective's model, with noise behind the end of the shorter ones."""
+    sizes = [samples_from_frames(count, model.encoder.conv.sizes) + 7 for count in counts]
+    waveforms = torch.randn(len(counts), max(sizes), generator=torch.Generator().manual_seed(1)).double()
+    random = np.random.default_rng(2)
+    made = [objective.targets(model.config, count, None, random) for count in counts]
+    packed = {name: torch.from_numpy(np.concatenate([one[name] for one in made])) for name in made[0]}
+    return waveforms, torch.tensor(sizes), Targets(**packed)

@@ -4,17 +4,14 @@ import csv
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from small_training import train, weights_of, write_corpus
+from small_training import batch_of, train, weights_of, write_corpus
 from torch import Tensor
 
 from wavbench.upstream import catalog
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.lengths import samples_from_frames
 from wavbench.upstream.models import vq_wav2vec as family
-from wavbench.upstream.objective import Targets
 from wavbench.upstream.pretrain import vq_wav2vec
 from wavbench.upstream.pretrain.vq_wav2vec import Config, VqWav2VecPretraining, choose, perplexity
 
@@ -31,16 +28,6 @@ def model_of(**settings) -> VqWav2VecPretraining:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
-
-
-def batch_of(model: VqWav2VecPretraining, counts: list[int]) -> tuple[Tensor, Tensor, Targets]:
-    """Crops of so many frames, with noise behind the end of the shorter ones."""
-    sizes = [samples_from_frames(count, model.encoder.conv.sizes) + 7 for count in counts]
-    waveforms = torch.randn(len(counts), max(sizes), generator=torch.Generator().manual_seed(1)).double()
-    random = np.random.default_rng(2)
-    made = [vq_wav2vec.targets(model.config, count, None, random) for count in counts]
-    packed = {name: torch.from_numpy(np.concatenate([one[name] for one in made])) for name in made[0]}
-    return waveforms, torch.tensor(sizes), Targets(**packed)
 
 
 def plain_gumbel(model: VqWav2VecPretraining, latents: Tensor, noise: Tensor | None, temperature: float) -> tuple:
@@ -149,7 +136,7 @@ def entropy_exp(shares: Tensor) -> Tensor:
 def test_losses_and_gradients_are_those_of_plain_loops(quantizer: str, share: bool, counts: list[int]) -> None:
     own = {"diversity_weight": 0.3} if quantizer == "gumbel" else {"codebook_weight": 0.7, "commitment": 0.4}
     model = model_of(quantizer=quantizer, share_codebook=share, gumbel_decay=0.9, **own).train()
-    batch, noise = batch_of(model, counts), None
+    batch, noise = batch_of(vq_wav2vec, model, counts), None
     if quantizer == "gumbel":
         noise = -torch.empty(sum(counts), 2, 5).exponential_(generator=torch.Generator().manual_seed(3)).log().double()
     found = model(*batch, 4, noise)
@@ -171,7 +158,7 @@ def test_losses_and_gradients_are_those_of_plain_loops(quantizer: str, share: bo
 @pytest.mark.parametrize("quantizer", ["gumbel", "kmeans"])
 def test_in_evaluation_the_codes_are_those_of_the_upstream(quantizer: str) -> None:
     model = model_of(quantizer=quantizer).eval()
-    waveforms, lengths, targets = batch_of(model, [16, 16, 16])
+    waveforms, lengths, targets = batch_of(vq_wav2vec, model, [16, 16, 16])
     with torch.no_grad():
         latents = model.encoder.encoder.together(waveforms)
         chosen = choose(model.encoder.quantizer, latents, False, 1.0)
@@ -188,7 +175,7 @@ def test_in_evaluation_the_codes_are_those_of_the_upstream(quantizer: str) -> No
 
 def test_the_temperature_falls_to_its_lowest() -> None:
     model = model_of(gumbel_decay=0.5).train()
-    batch = batch_of(model, [16])
+    batch = batch_of(vq_wav2vec, model, [16])
     count = int(batch[2].counts.sum())
     seen = [float(model(*batch, step).terms["gumbel_temperature"]) / count for step in range(4)]
     assert seen == pytest.approx([2.0, 1.0, 0.5, 0.5])
@@ -202,7 +189,7 @@ def test_perplexity_is_the_number_of_entries_in_equal_use() -> None:
 
 def test_the_lowest_diversity_loss_is_that_of_all_entries_in_use() -> None:
     model = model_of(diversity_weight=1.0)
-    batch = batch_of(model, [16])
+    batch = batch_of(vq_wav2vec, model, [16])
     with torch.no_grad():
         model.encoder.quantizer.logits[-1].weight.zero_()
         model.encoder.quantizer.logits[-1].bias.zero_()
@@ -212,7 +199,7 @@ def test_the_lowest_diversity_loss_is_that_of_all_entries_in_use() -> None:
 @pytest.mark.parametrize("quantizer", ["gumbel", "kmeans"])
 def test_a_crop_too_short_to_predict_anything_has_no_loss_and_no_gradient(quantizer: str) -> None:
     model = model_of(quantizer=quantizer)
-    losses = model(*batch_of(model, [1]))
+    losses = model(*batch_of(vq_wav2vec, model, [1]))
     losses.total.backward()
     assert losses.total.item() == 0
     assert all(float(value) == 0 for value in losses.terms.values())

@@ -9,14 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_training import train, write_corpus
+from small_training import batch_of, train, write_corpus
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from wavbench.upstream import catalog
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.flops import forward_flops
-from wavbench.upstream.lengths import samples_from_frames
 from wavbench.upstream.models import vq_wav2vec
 from wavbench.upstream.models.wav2vec import Config as Shape
 from wavbench.upstream.models.wav2vec import Wav2Vec
@@ -33,16 +32,6 @@ def model_of(**settings) -> Wav2VecPretraining:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
-
-
-def batch_of(model: Wav2VecPretraining, counts: list[int]) -> tuple[Tensor, Tensor, Targets]:
-    """Crops of so many frames, with noise behind the end of the shorter ones."""
-    sizes = [samples_from_frames(count, model.encoder.conv.sizes) + 7 for count in counts]
-    waveforms = torch.randn(len(counts), max(sizes), generator=torch.Generator().manual_seed(1)).double()
-    random = np.random.default_rng(2)
-    made = [wav2vec.targets(model.config, count, None, random) for count in counts]
-    packed = {name: torch.from_numpy(np.concatenate([one[name] for one in made])) for name in made[0]}
-    return waveforms, torch.tensor(sizes), Targets(**packed)
 
 
 def plain(model: Wav2VecPretraining, waveforms: Tensor, lengths: Tensor, targets: Targets) -> tuple[Tensor, list[int]]:
@@ -76,7 +65,7 @@ def test_loss_accuracy_and_gradients_are_those_of_a_plain_loop(
     counts: list[int], first_step: int, logit_bias: bool
 ) -> None:
     model = model_of(prediction_steps=4, first_step=first_step, num_negatives=3, logit_bias=logit_bias)
-    batch = batch_of(model, counts)
+    batch = batch_of(wav2vec, model, counts)
     found = model(*batch)
     expected, correct = plain(model, *batch)
     torch.testing.assert_close(found.total, expected)
@@ -96,7 +85,7 @@ def test_loss_accuracy_and_gradients_are_those_of_a_plain_loop(
 
 def test_what_lies_behind_the_end_of_a_crop_changes_nothing() -> None:
     model = model_of(prediction_steps=4, num_negatives=3)
-    waveforms, lengths, targets = batch_of(model, [12, 7])
+    waveforms, lengths, targets = batch_of(wav2vec, model, [12, 7])
     louder = waveforms.clone()
     louder[1, int(lengths[1]) :] *= 50
     assert model(waveforms, lengths, targets).total == model(louder, lengths, targets).total
@@ -104,7 +93,7 @@ def test_what_lies_behind_the_end_of_a_crop_changes_nothing() -> None:
 
 def test_a_model_that_knows_nothing_is_at_chance() -> None:
     model = model_of(prediction_steps=2, num_negatives=10)
-    waveforms, lengths, targets = batch_of(model, [30])
+    waveforms, lengths, targets = batch_of(wav2vec, model, [30])
     with torch.no_grad():
         model.predict.maps.weight.zero_()
         model.predict.maps.bias.zero_()
@@ -123,7 +112,7 @@ def test_a_model_that_knows_nothing_is_at_chance() -> None:
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_crop_too_short_to_predict_anything_has_no_loss_and_no_gradient(frames: int) -> None:
     model = model_of(prediction_steps=4, first_step=2)
-    waveforms, lengths, targets = batch_of(model, [frames])
+    waveforms, lengths, targets = batch_of(wav2vec, model, [frames])
     losses = model(waveforms, lengths, targets)
     losses.total.backward()
     assert losses.total.item() == 0

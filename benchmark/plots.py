@@ -1,21 +1,28 @@
 """Boards to figures: PNG to look at, SVG for papers, CSV to plot again."""
 
 import json
-import re
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from wavbench.benchmark.figures import (
+    COLOURS,
+    MARKERS,
+    axes_for,
+    legend_beside,
+    prepare,
+    put_title,
+    safe,
+    save,
+    score_label,
+    short,
+    styles,
+)
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.recipes import dev_of, labels_of, one_per_seed, recipe_of
-from wavbench.benchmark.record import Record, read_scores, write_text
+from wavbench.benchmark.record import Record, read_scores
 
-# Okabe and Ito's colours, told apart by people with any colour vision
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "osD^vP*X"
-TITLE = 40  # characters of a panel's title in a line
 POINTS = 200  # most of a DET curve
 RATES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # ticks of DET axes
 CLASSES = 30  # most that a confusion matrix is drawn of
@@ -28,10 +35,8 @@ def write_figures(boards: list[Board], folder: Path) -> dict[str, Path]:
     Returns:
         The SVG of each figure by name: `scores`, and `layers_<task>` where single layers were probed.
     """
-    _prepare(folder)
-    upstreams = sorted({row.upstream for board in boards for row in board.rows} | _probed(boards))
-    colours = len(COLOURS)  # the next eight get the same colours with other markers
-    style = {u: (COLOURS[k % colours], MARKERS[(k + k // colours) % len(MARKERS)]) for k, u in enumerate(upstreams)}
+    prepare(folder)
+    style = styles({row.upstream for board in boards for row in board.rows} | _probed(boards))
     figures = {"scores": _scores([board for board in boards if board.rows], style, folder)}
     for task in sorted({board.task for board in boards}):
         probed = [board for board in boards if board.task == task and len(board.layers)]
@@ -48,7 +53,7 @@ def label_budget(records: list[Record], folder: Path) -> dict[str, Path]:
     Returns:
         The SVG of each figure by name, `labels_<task>`.
     """
-    _prepare(folder)
+    prepare(folder)
     tuned = [record for record in records if labels_of(record)]
     return {f"labels_{task}": _labels(task, tuned, folder) for task in sorted({record.task for record in tuned})}
 
@@ -69,7 +74,7 @@ def det_curves(boards: list[Board], results: Path, folder: Path) -> dict[str, Pa
 
     Source: Martin et al. 1997, The DET curve in assessment of detection task performance.
     """
-    _prepare(folder)
+    prepare(folder)
     found: dict[str, list[tuple[Board, dict[str, pd.DataFrame]]]] = {}
     for board in boards:
         if board.metric == "EER":
@@ -108,7 +113,7 @@ def det_points(scores: pd.DataFrame) -> pd.DataFrame:
 def _det(corpus: str, panels: list[tuple[Board, dict[str, pd.DataFrame]]], folder: Path) -> Path:
     from scipy.special import ndtri
 
-    figure, axes = _axes(len(panels), 4.2, width=6.8)
+    figure, axes = axes_for(len(panels), 4.2, width=6.8)
     names, table = sorted({name for _, curves in panels for name in curves}), []
     for axis, (board, curves) in zip(axes, panels, strict=True):
         head = board.rows[0].record.head
@@ -132,13 +137,12 @@ def _det(corpus: str, panels: list[tuple[Board, dict[str, pd.DataFrame]]], folde
         axis.set_ylim(low, high)
         axis.set_box_aspect(1)
         axis.grid(alpha=0.25)
-        title = board.name if board.head else f"{board.name}, head {head}"
-        axis.set_title(textwrap.fill(title, TITLE), fontsize=9, loc="left")
+        put_title(axis, board.name if board.head else f"{board.name}, head {head}")
         axis.set_xlabel("false alarms (% of non-target trials)")
         axis.set_ylabel("misses (% of target trials)")
         labels = [f"{name}: EER {values[name]:.1f} %" for name in sorted(curves, key=lambda name: values[name])]
-        axis.legend(handles, labels, fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return _save(figure, pd.concat(table, ignore_index=True), folder / f"det_{_safe(corpus)}")
+        legend_beside(axis, handles, labels)
+    return save(figure, pd.concat(table, ignore_index=True), folder / f"det_{safe(corpus)}")
 
 
 def confusions(boards: list[Board], results: Path, folder: Path) -> dict[str, Path]:
@@ -154,7 +158,7 @@ def confusions(boards: list[Board], results: Path, folder: Path) -> dict[str, Pa
     Returns:
         The SVG of each figure by name, that of `confusion_name`.
     """
-    _prepare(folder)
+    prepare(folder)
     found: dict[tuple[str, str], list[tuple[Board, pd.DataFrame]]] = {}
     for board in boards:
         if board.metric == "accuracy" and board.rows:
@@ -171,13 +175,13 @@ def confusions(boards: list[Board], results: Path, folder: Path) -> dict[str, Pa
 
 def confusion_name(task: str, corpus: str) -> str:
     """`confusion_<task>_<corpus>`, in which the first underscore behind the task is where it ends."""
-    task = _safe(task).replace("_", f"%{ord('_'):x}")
-    return f"confusion_{task}_{_safe(corpus)}"
+    task = safe(task).replace("_", f"%{ord('_'):x}")
+    return f"confusion_{task}_{safe(corpus)}"
 
 
 def _confused(task: str, corpus: str, panels: list[tuple[Board, pd.DataFrame]], folder: Path) -> Path:
     size = max(2.2, 0.36 * max(len(counts) for _, counts in panels))
-    figure, axes = _axes(len(panels), size + 1.6, width=size + 2.2)
+    figure, axes = axes_for(len(panels), size + 1.6, width=size + 2.2)
     table = []
     for axis, (board, counts) in zip(axes, panels, strict=True):
         best, classes = board.rows[0], list(counts.index)
@@ -186,20 +190,19 @@ def _confused(task: str, corpus: str, panels: list[tuple[Board, pd.DataFrame]], 
         for (row, column), share in np.ndenumerate(shares.to_numpy()) if len(classes) <= COUNTED else ():
             colour = "white" if share > 55 else "black"
             axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
-        axis.set_xticks(range(len(classes)), [_short(name) for name in classes], rotation=90, fontsize=7)
-        axis.set_yticks(range(len(classes)), [_short(name) for name in classes], fontsize=7)
+        axis.set_xticks(range(len(classes)), [short(name) for name in classes], rotation=90, fontsize=7)
+        axis.set_yticks(range(len(classes)), [short(name) for name in classes], fontsize=7)
         axis.spines[:].set_visible(False)
         axis.set_xlabel("taken for")
         axis.set_ylabel("is (% of its row)")
         named = board.name if board.head else f"{board.name}, head {best.record.head}"
-        title = f"{named}: {best.upstream}"
-        axis.set_title(textwrap.fill(title, TITLE), fontsize=9, loc="left")
+        put_title(axis, f"{named}: {best.upstream}")
         long = counts.rename_axis(index="label", columns="prediction").stack().rename("count").reset_index()
         long["percent"] = [round(shares.loc[row.label, row.prediction], 4) for row in long.itertuples()]
         about = {"task": task, "corpus": corpus, "protocol": board.protocol, "head": best.record.head}
         about["upstream"] = best.upstream
         table.append(long.assign(**about)[[*about, *long]])
-    return _save(figure, pd.concat(table, ignore_index=True), folder / confusion_name(task, corpus))
+    return save(figure, pd.concat(table, ignore_index=True), folder / confusion_name(task, corpus))
 
 
 def _scores_of(results: Path, record: Record, columns: tuple[str, ...]) -> pd.DataFrame | None:
@@ -210,19 +213,10 @@ def _scores_of(results: Path, record: Record, columns: tuple[str, ...]) -> pd.Da
     return scores if set(columns) <= set(scores) else None
 
 
-def _safe(name: str) -> str:
-    """A name from a record as a part of a file name: no two become one, and none leaves the folder."""
-    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):x}", name)
-
-
-def _short(name: str, most: int = 18) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
 def _labels(task: str, records: list[Record], folder: Path) -> Path:
     table = label_table([record for record in records if record.task == task])
     panels = list(table.groupby(["corpus", "corpus_hash", "protocol"]))
-    figure, axes = _axes(len(panels), 3.4, width=6.4)
+    figure, axes = axes_for(len(panels), 3.4, width=6.4)
     lines = sorted({(row.upstream, row.adaptation) for row in table.itertuples()})
     unit = next(record for record in records if record.task == task)
     for axis, ((corpus, _, protocol), panel) in zip(axes, panels, strict=True):
@@ -239,12 +233,12 @@ def _labels(task: str, records: list[Record], folder: Path) -> Path:
         axis.set_xticks(ticks["minutes"], [f"{minutes:.3g}" for minutes in ticks["minutes"]])
         axis.minorticks_off()
         remark = "" if protocol == "clean" else f", protocol {protocol}"
-        axis.set_title(textwrap.fill(f"{task} on {corpus}{remark}", TITLE), fontsize=9, loc="left")
+        put_title(axis, f"{task} on {corpus}{remark}")
         axis.set_xlabel("minutes of labels")
-        axis.set_ylabel(_label(unit))
+        axis.set_ylabel(score_label(unit))
         axis.grid(alpha=0.25)
         axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return _save(figure, table, folder / f"labels_{_safe(task)}")
+    return save(figure, table, folder / f"labels_{safe(task)}")
 
 
 def label_table(records: list[Record]) -> pd.DataFrame:
@@ -271,41 +265,14 @@ def _mean_dev(records: list[Record]) -> float:
     return sum(map(dev_of, records)) / len(records)
 
 
-def _prepare(folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "wavbench", "font.size": 9, "axes.spines.top": False})
-    matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "path"})
-    matplotlib.rcParams.update({"text.parse_math": False})  # a name with dollars is a name
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def _probed(boards: list[Board]) -> set[str]:
     return {name for board in boards for name in board.layers["upstream"]}
-
-
-def _axes(count: int, height: float, width: float = 4.4):
-    import matplotlib.pyplot as plt
-
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns + 0.6, height * rows), squeeze=False)
-    for spare in axes.flat[count:]:
-        spare.set_visible(False)
-    return figure, axes.flat[:count]
-
-
-def _label(scored: Board | Record) -> str:
-    better = "higher is better" if scored.higher_is_better else "lower is better"
-    unit = f" ({scored.unit})" if scored.unit != scored.metric else ""
-    return f"{scored.metric}{unit}, {better}"
 
 
 def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
     """Every board's rows with their intervals, best on top."""
     most = max(len(board.rows) for board in boards) if boards else 1
-    figure, axes = _axes(max(len(boards), 1), 1.1 + 0.32 * most)
+    figure, axes = axes_for(max(len(boards), 1), 1.1 + 0.32 * most)
     table = []
     for axis, board in zip(axes, boards, strict=False):
         for row in board.rows:
@@ -322,21 +289,21 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
             axis.annotate("chance", (board.chance, 0.02), xycoords=("data", "axes fraction"), fontsize=7, color="grey")
         axis.set_yticks([-row.rank for row in board.rows], [row.upstream for row in board.rows])
         axis.set_ylim(-len(board.rows) - 0.7, -0.3)
-        axis.set_title(textwrap.fill(board.name, TITLE), fontsize=9, loc="left")
-        axis.set_xlabel(_label(board))
+        put_title(axis, board.name)
+        axis.set_xlabel(score_label(board))
         axis.grid(axis="x", alpha=0.25)
     columns = ["task", "corpus", "protocol", "upstream", "value", "low", "high"]
-    return _save(figure, pd.DataFrame(table, columns=columns), folder / "scores")
+    return save(figure, pd.DataFrame(table, columns=columns), folder / "scores")
 
 
 def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
     """Score by layer, one panel per board; upstreams of a single layer and mixes as horizontal lines."""
-    figure, axes = _axes(len(boards), 3.4, width=6.4)
+    figure, axes = axes_for(len(boards), 3.4, width=6.4)
     table = []
     for axis, board in zip(axes, boards, strict=True):
         last = int(board.layers["layer"].max())
         mixes = {row.upstream: row for row in board.rows}
-        named = {}  # handles by name: the legend would leave out labels that begin with an underscore
+        named = {}  # handles by name
         for upstream, own in board.layers.groupby("upstream"):
             colour, marker = style[upstream]
             own = own.sort_values("layer")
@@ -352,24 +319,12 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
                 axis.axhline(mix, color=colour, linewidth=1, linestyle="--", alpha=0.7)
         if board.chance is not None:
             named["chance"] = axis.axhline(board.chance, color="grey", linestyle=":", linewidth=1)
-        axis.set_title(textwrap.fill(board.name, TITLE), fontsize=9, loc="left")
+        put_title(axis, board.name)
         axis.set_xlabel("layer (0: input of the first block); dashed: mix of all layers")
-        axis.set_ylabel(_label(board))
+        axis.set_ylabel(score_label(board))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
-        axis.legend(list(named.values()), list(named), fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        legend_beside(axis, named.values(), named)
     table = pd.concat(table, ignore_index=True).assign(task=task)
     columns = ["task", "corpus", "protocol", "upstream", "layer", "value", "low", "high"]
-    return _save(figure, table[columns], folder / f"layers_{_safe(task)}")
-
-
-def _save(figure, table: pd.DataFrame, stem: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    figure.tight_layout()
-    path = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv")}  # a name may hold dots
-    figure.savefig(path["png"], dpi=150, metadata={"Software": None})
-    figure.savefig(path["svg"], metadata={"Date": None})
-    plt.close(figure)
-    write_text(path["csv"], table.to_csv(index=False, lineterminator="\n"))
-    return path["svg"]
+    return save(figure, table[columns], folder / f"layers_{safe(task)}")

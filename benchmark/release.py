@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wavbench.benchmark.plots import COLOURS
+from wavbench.benchmark.figures import COLOURS
 from wavbench.benchmark.record import write_text
 from wavbench.upstream.errors import UserError
 

@@ -70,13 +70,13 @@ def lines_of(figures: list) -> list:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict:
     """What is drawn, by file name, before it is written."""
-    found, save = {}, plots._save
+    found, save = {}, plots.save
 
     def keep(figure, table, stem):
         found[stem.name] = figure
         return save(figure, table, stem)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return found
 
 

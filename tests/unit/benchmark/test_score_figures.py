@@ -125,7 +125,7 @@ def test_a_name_of_a_corpus_is_no_path(tmp_path: Path, make_record: Callable, na
 
 def test_no_two_corpora_share_a_file() -> None:
     names = ["a b", "a_b", "a/b", "a%2fb", "a", "ą"]
-    assert len({plots._safe(name) for name in names}) == len(names)
+    assert len({plots.safe(name) for name in names}) == len(names)
 
 
 def test_names_with_dots_and_underscores_share_no_file(tmp_path: Path, make_record: Callable) -> None:

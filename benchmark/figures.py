@@ -1,0 +1,97 @@
+"""What all figures share: colours and marks, panels, axis labels, and how they are written with their numbers."""
+
+import re
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from wavbench.benchmark.leaderboard import Board
+from wavbench.benchmark.record import Record, write_text
+
+# Okabe and Ito's colours, told apart by people with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vP*X"
+TITLE = 40  # characters of a panel's title in a line
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder and have matplotlib draw the same bytes on every machine, without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.hashsalt": "wavbench", "font.size": 9, "axes.spines.top": False})
+    matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "path"})
+    matplotlib.rcParams.update({"text.parse_math": False})  # a name with dollars is a name
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each name; the second eight get the same colours with other markers."""
+    colours = len(COLOURS)
+    names = sorted(set(names))
+    return {n: (COLOURS[k % colours], MARKERS[(k + k // colours) % len(MARKERS)]) for k, n in enumerate(names)}
+
+
+def axes_for(count: int, height: float, width: float = 4.4, most: int = 3):
+    """A figure and so many axes, at most `most` beside each other; sizes of one panel in inches."""
+    import matplotlib.pyplot as plt
+
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns + 0.6, height * rows), squeeze=False)
+    for spare in axes.flat[count:]:
+        spare.set_visible(False)
+    return figure, axes.flat[:count]
+
+
+def put_title(axis, text: str, width: int = TITLE) -> None:
+    """A panel's title, in as many lines as it takes."""
+    axis.set_title(textwrap.fill(text, width), fontsize=9, loc="left")
+
+
+def legend_beside(axis, handles: Iterable, names: Iterable[str]) -> None:
+    """A legend to the right of the axes; given names, as matplotlib would leave out those with a leading underscore."""
+    axis.legend(list(handles), list(names), fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+
+def score_label(scored: Board | Record) -> str:
+    """Metric, unit and direction, for an axis."""
+    better = "higher is better" if scored.higher_is_better else "lower is better"
+    unit = f" ({scored.unit})" if scored.unit != scored.metric else ""
+    return f"{scored.metric}{unit}, {better}"
+
+
+def save(figure, table: pd.DataFrame, stem: Path, *, fitted: bool = False) -> Path:
+    """Write the picture, the drawing and every number in them beside each other.
+
+    Args:
+        figure: of matplotlib; closed.
+        table: what is drawn.
+        stem: path without a suffix; its name may hold dots.
+        fitted: whether the axes have been laid out already.
+
+    Returns:
+        The SVG.
+    """
+    import matplotlib.pyplot as plt
+
+    if not fitted:
+        figure.tight_layout()
+    path = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv")}
+    figure.savefig(path["png"], dpi=150, metadata={"Software": None})
+    figure.savefig(path["svg"], metadata={"Date": None})
+    plt.close(figure)
+    write_text(path["csv"], table.to_csv(index=False, lineterminator="\n"))
+    return path["svg"]
+
+
+def safe(name: str) -> str:
+    """A name from a record as a part of a file name: no two become one, and none leaves the folder."""
+    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):x}", name)
+
+
+def short(name: str, most: int = 18) -> str:
+    """A name cut to so many characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -62,7 +62,7 @@ def take(folder: Path, key: str, expiry: float = EXPIRY) -> Claim | None:
 
 @contextlib.contextmanager
 def alone(folder: Path, key: str, expiry: float = 120.0) -> Iterator[None]:
-    """Hold a claim for as long as the block takes, with a sign of life every few seconds.
+    """Take a claim and hold it for as long as the block takes; see `kept`.
 
     Raises:
         UserError: a living process has it.
@@ -76,6 +76,18 @@ def alone(folder: Path, key: str, expiry: float = 120.0) -> Iterator[None]:
             why=f"process {record.get('pid', '?')} on {record.get('host', '?')} holds {key}.claim",
             remedy=f"wait for it, or give another folder; if it is gone, its claim lapses after {expiry:g} s",
         )
+    with kept(claim, expiry):
+        yield
+
+
+@contextlib.contextmanager
+def kept(claim: Claim, expiry: float) -> Iterator[None]:
+    """Hold a claim that was taken for as long as the block takes, with a sign of life every few seconds.
+
+    Args:
+        claim: given back at the end.
+        expiry: that it was taken with.
+    """
     ended = threading.Event()
 
     def live() -> None:

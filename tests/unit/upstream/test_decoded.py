@@ -1,6 +1,8 @@
 """Corpora decoded once: the samples of every utterance, whatever happens on the way."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,70 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path, build_corpus: Ca
     orphan.write_bytes(b"half")
     decoded.decode([manifest], tmp_path / "decoded")
     assert sorted(path.name for path in place.iterdir()) == ["index.json", "samples.i16"]
+
+
+def test_a_decoding_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, build_corpus: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build_corpus(tmp_path / "corpus", 8)
+    (path.parent / "audio/u0001.wav").write_bytes(b"no sound")
+    manifest = read_manifest(path)
+    whole = decoded.decode([manifest], tmp_path / "whole")
+    monkeypatch.setattr(decoded, "SAVED_SAMPLES", 1)  # a note after every utterance
+    loaded: list[str] = []
+
+    def stopped_at(last: str) -> None:
+        def load(file: str, *span: float | None) -> np.ndarray:
+            if Path(file).stem == last:
+                raise KeyboardInterrupt
+            loaded.append(Path(file).stem)
+            return load_audio(file, *span)
+
+        monkeypatch.setattr(decoded, "load_audio", load)
+
+    for last in ("u0002", "u0005", "u0005"):
+        stopped_at(last)
+        with pytest.raises(KeyboardInterrupt):
+            decoded.decode([manifest], tmp_path / "decoded")
+        (place,) = (tmp_path / "decoded").iterdir()
+        assert not (place / "index.json").exists()
+        with open(place / "samples.part", "ab") as file:
+            file.write(bytes(99))
+        with open(place / "rows.part", "a") as file:
+            file.write("12")  # of 12345 samples, when it was killed
+        loaded.clear()
+    stopped_at("")
+    speech = decoded.decode([manifest], tmp_path / "decoded")
+    assert sorted(loaded) == ["u0005", "u0006", "u0007"]
+    assert (speech.hash, speech.ids, speech.rejected) == (whole.hash, whole.ids, whole.rejected)
+    np.testing.assert_array_equal(speech.samples, whole.samples)
+    assert sorted(file.name for file in place.iterdir()) == ["index.json", "samples.i16"]
+
+
+def test_a_decoding_stopped_before_its_index_was_written_decodes_nothing_again(
+    tmp_path: Path, build_corpus: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(build_corpus(tmp_path / "corpus", 3))
+    whole = decoded.decode([manifest], tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "temporary_in", None)  # what it calls after the samples have their name
+        with pytest.raises(TypeError):
+            decoded.decode([manifest], tmp_path / "decoded")
+    monkeypatch.setattr(decoded, "load_audio", None)
+    assert decoded.decode([manifest], tmp_path / "decoded").hash == whole.hash
+
+
+def test_two_trainings_decode_once(tmp_path: Path, build_corpus: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(build_corpus(tmp_path / "corpus", 6))
+    loaded: list[str] = []
+
+    def load(file: str, *span: float | None) -> np.ndarray:
+        loaded.append(file)
+        time.sleep(0.02)
+        return load_audio(file, *span)
+
+    monkeypatch.setattr(decoded, "load_audio", load)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(decoded.decode, [manifest], tmp_path / "decoded") for _ in range(2)]
+    assert made[0].result().hash == made[1].result().hash
+    assert len(loaded) == 6

@@ -126,7 +126,7 @@ def read_record(path: Path) -> Record:
             raise ValueError(f"schema {values.get('schema')}, this version reads {SCHEMA}")
         if set(values) != FIELDS:
             raise ValueError(f"fields {', '.join(sorted(set(values) ^ FIELDS))} are missing or unknown")
-        wrong = [name for name, hint in HINTS.items() if not _fits(values[name], hint)]
+        wrong = [name for name, hint in HINTS.items() if not fits(values[name], hint)]
         wrong = wrong or _wrong_inside(values)
         if wrong:
             raise ValueError(f"{', '.join(wrong)} holds something else than it should")
@@ -139,14 +139,14 @@ def read_record(path: Path) -> Record:
         ) from error
 
 
-def _fits(value: object, hint: object) -> bool:
+def fits(value: object, hint: object) -> bool:
     """Whether a value read from JSON is of an annotated type: a record may come from a stranger."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        return any(_fits(value, part) for part in inner)
+        return any(fits(value, part) for part in inner)
     if origin in (list, dict):
         parts = value.values() if isinstance(value, dict) else value
-        return isinstance(value, origin) and all(_fits(part, inner[-1]) for part in parts)
+        return isinstance(value, origin) and all(fits(part, inner[-1]) for part in parts)
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
@@ -162,12 +162,12 @@ def _wrong_inside(values: dict) -> list[str]:
         "value": math.isfinite(values["value"]),
         "ci95": len(values["ci95"]) == 2 and all(map(math.isfinite, values["ci95"])),
         "cost": set(values["cost"]) >= COSTS,
-        "learning_rate_curve": all(_fits(fold.get("dev"), dict[str, float]) for fold in values["learning_rate_curve"]),
+        "learning_rate_curve": all(fits(fold.get("dev"), dict[str, float]) for fold in values["learning_rate_curve"]),
         "config.budget": budget is not None
-        and _fits(budget.get("updates", 0), int)
-        and _fits(budget.get("labels", ""), str),
-        "config.labels": not (budget or {}).get("labels") or _fits(config.get("labels"), float),
-        "config.heard": _fits(heard, list[str]),
+        and fits(budget.get("updates", 0), int)
+        and fits(budget.get("labels", ""), str),
+        "config.labels": not (budget or {}).get("labels") or fits(config.get("labels"), float),
+        "config.heard": fits(heard, list[str]),
     }
     return [name for name, well in sound.items() if not well]
 

@@ -16,7 +16,8 @@ from wavbench.upstream.audio import audio_hash
 REQUIRED = ("id", "audio", "split")
 SECONDS = ("start", "end", "duration")  # columns in seconds
 TEXT = (
-    "speaker", "language", "text", "phones", "phone_ends", "emotion", "translation", "translation_language", "session",
+    "speaker", "language", "text", "phones", "phone_ends", "words", "word_ends", "emotion", "translation",
+    "translation_language", "session",
 )  # fmt: skip
 COLUMNS = REQUIRED + SECONDS + TEXT
 SPLITS = ("train", "dev", "test")
@@ -100,12 +101,13 @@ def problems_of(table: pd.DataFrame, root: Path) -> list[Problem]:
         if column in table:
             bad = ~table[column].str.fullmatch(_LANGUAGE) & (table[column] != "")
             report(bad, f"{column} is no BCP 47 tag", "write tags such as en, pt-BR or qvi")
-    if "phone_ends" in table:
-        reasons = [
-            _phone_reason(p, e)
-            for p, e in zip(table.get("phones", table["phone_ends"]), table["phone_ends"], strict=True)
-        ]
-        report([reason != "" for reason in reasons], reasons, "give one end time in seconds per phone")
+    for one in ("phone", "word"):
+        name, ends = f"{one}s", f"{one}_ends"
+        if ends in table:
+            reasons = [
+                _ends_reason(n, e, name, ends) for n, e in zip(table.get(name, table[ends]), table[ends], strict=True)
+            ]
+            report([reason != "" for reason in reasons], reasons, f"give one end time in seconds per {one}")
     return problems
 
 
@@ -181,17 +183,18 @@ def _leaves(audio: str, root: Path, real_root: str, parents: dict[str, bool]) ->
     return os.path.islink(full) and not os.path.realpath(full).startswith(real_root.rstrip(os.sep) + os.sep)
 
 
-def _phone_reason(phones: str, ends: str) -> str:
+def _ends_reason(symbols: str, ends: str, name: str, column: str) -> str:
+    """What is wrong with the end times of phones or words."""
     if not ends:
         return ""
     try:
         times = [float(end) for end in ends.split()]
     except ValueError:
-        return "phone_ends holds something that is no number"
-    if len(times) != len(phones.split()):
-        return f"{len(phones.split())} phones but {len(times)} phone_ends"
+        return f"{column} holds something that is no number"
+    if len(times) != len(symbols.split()):
+        return f"{len(symbols.split())} {name} but {len(times)} {column}"
     if not all(np.isfinite(times)) or min(times) < 0:
-        return "phone_ends holds a time that is negative or not finite"
+        return f"{column} holds a time that is negative or not finite"
     return ""
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from wavbench.downstream.spec import ACCURACY, UTTERANCE_HEADS, Budget, Task
 from wavbench.upstream.errors import UserError
 
-NO_CLASSES = ("id", "audio", "split", "start", "end", "duration", "phone_ends")  # columns that are no label
+# columns that are no label
+NO_CLASSES = ("id", "audio", "split", "start", "end", "duration", "phone_ends", "word_ends")
 
 
 def of(column: str) -> Task:

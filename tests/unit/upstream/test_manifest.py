@@ -254,8 +254,10 @@ def test_an_end_is_after_its_start(tmp_path: Path, start: str, end: str, bad: bo
         ("a b", "", None),
     ],
 )
-def test_phone_ends_are_one_time_per_phone(tmp_path: Path, phones: str, ends: str, reason: str | None) -> None:
+def test_ends_are_one_time_per_phone_or_word(tmp_path: Path, phones: str, ends: str, reason: str | None) -> None:
     assert reasons(tmp_path, phones=phones, phone_ends=ends) == [reason] * (reason is not None)
+    of_words = reason and reason.replace("phone", "word")
+    assert reasons(tmp_path, words=phones, word_ends=ends) == [of_words] * (reason is not None)
 
 
 @pytest.mark.parametrize("tag", ["en", "pt-BR", "qvi", "zh-Hant-TW", "sl-rozaj-biske", "de-1996", ""])

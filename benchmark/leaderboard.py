@@ -5,6 +5,7 @@ is one upstream with one recipe: what is averaged differs in seeds alone.
 """
 
 import json
+import math
 import os
 import shutil
 import uuid
@@ -35,11 +36,15 @@ class Row:
         low: lower bound of the 95 % interval.
         high: upper bound.
         rank: 1 is best.
-        tied: whether the interval reaches the best row's.
+        tied: not told apart from the best row: by the tests of `ranking`, or by its interval where there are none.
         best_layer: number and value of the best single layer, None where layers were not probed.
         seeds: how many were averaged.
         heard: corpora of the board that the upstream was pretrained on.
         record: of the first seed.
+        keys: of the records of all seeds.
+        ranks: the first and last rank that it can have, given the rows that are told apart; None where none was tested.
+        p_best: how likely so large a difference from the best row is if both are equal, after Holm's correction over
+            all pairs of the board; NaN where they were not scored on the same test items.
     """
 
     upstream: str
@@ -53,6 +58,9 @@ class Row:
     seeds: int
     heard: tuple[str, ...]
     record: Record
+    keys: tuple[str, ...] = ()
+    ranks: tuple[int, int] | None = None
+    p_best: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
                 seeds=len(found),
                 heard=tuple(found[0].config.get("heard", ())),
                 record=min(found, key=lambda record: record.seed),
+                keys=tuple(record.key for record in sorted(found, key=lambda record: record.seed)),
                 **mean,
             )
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wavbench.benchmark import config, schemas
+from wavbench.benchmark.config import refuse_idle
 from wavbench.benchmark.display import Display
 from wavbench.upstream.errors import UserError
 
@@ -63,9 +64,13 @@ def pretrain(config: schemas.Pretrain) -> int:
     from wavbench.upstream.claims import alone
     from wavbench.upstream.manifest import read_manifest
     from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
+    from wavbench.upstream.unit_source import check_codes
 
     check_processes(config)
     objective = pretraining.find_objective(config.objective)
+    check_codes(objective, bool(config.codes))
+    if config.codes:
+        refuse_idle(config, ("units_from", "units_layer", "clusters"), "objective=hubert or wavlm")
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision} is not known", remedy=f"one of: {', '.join(PRECISIONS)}")
     if config.units and config.units_from:
@@ -167,6 +172,7 @@ def _unit_source(config: schemas.Pretrain, manifests: list, display: Display):
         stores=stores if config.units_from else None,
         layer=config.units_layer,
         clusters=config.clusters,
+        codes=load_upstream(config.codes) if config.codes else None,
     )
 
 

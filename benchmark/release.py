@@ -34,7 +34,9 @@ def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "") -
         kind: pd.read_csv(run / f"{kind}.csv") for kind in ("train", "dev", "probe") if (run / f"{kind}.csv").is_file()
     }
     path = out / f"{name}.safetensors"
-    write_checkpoint(path, stem, config, {key: value.half() for key, value in state.items()})
+    exact = getattr(catalog.family(stem), "EXACT", ())  # prefixes of weights that are not to be rounded
+    kept = {key: value if key.startswith(exact) else value.half() for key, value in state.items()}
+    write_checkpoint(path, stem, config, kept)
     _curves(tables, out / f"{name}.png")
     parameters = sum(value.numel() for value in state.values())
     write_text(out / f"{name}.md", _card(name, about, tables, parameters, licence, notes))

@@ -159,10 +159,11 @@ class Pretrain:
     out: str = ""  # folder of the run; pretrained/OBJECTIVE_PRESET where empty
     init: str = ""  # preset, folder or file of a trained encoder of the same shape to begin with
     decoded: str = ""  # folder for decoded audio, which runs may share; beside the run where empty
-    units: str = ""  # hubert, wavlm: a unit file; made from units_from, or from MFCC, where empty
+    units: str = ""  # a unit file; where empty, made of units_from or MFCC (hubert, wavlm) or codes (vq_wav2vec_bert)
     units_from: str = ""  # hubert, wavlm: a folder or checkpoint whose states are clustered
     units_layer: int = 6  # of units_from
     clusters: int = 100  # hubert, wavlm: units
+    codes: str = ""  # vq_wav2vec_bert: preset, folder or file of the trained vq-wav2vec whose codes are read
     dropout: float = 0.0  # of attention's and feed-forward's outputs
     attention_dropout: float = 0.0
     inner_dropout: float = 0.0  # between the linear layers of feed-forward

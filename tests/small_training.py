@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from wavbench.upstream import pretraining, training
+from wavbench.upstream import catalog, pretraining, training
 from wavbench.upstream.lengths import samples_from_frames
 from wavbench.upstream.manifest import read_manifest
-from wavbench.upstream.models import data2vec, hubert, vq_wav2vec, wav2vec, wav2vec2, wavlm
+from wavbench.upstream.models import data2vec, hubert, vq_wav2vec, vq_wav2vec_bert, wav2vec, wav2vec2, wavlm
 from wavbench.upstream.objective import Targets
 from wavbench.upstream.pretraining import Data, UnitSource
 from wavbench.upstream.training import Settings
@@ -30,6 +31,9 @@ SMALL_DATA2VEC = data2vec.Config(
     **{**dataclasses.asdict(SMALL), "normalise": True, "conv_norm": "layer", "position_kernel": 5, "position_depth": 2}
 )
 NARROW = {"dim": 24, "num_layers": 3, "context_kernel": 2, "context_growth": 1, "residual_scale": 0.5}
+SMALL_BERT = vq_wav2vec_bert.Config(
+    code_dim=24, entries=8, vocabulary=12, dim=24, num_layers=2, num_heads=2, inner_dim=48, overlap=20
+)
 CONVOLUTIONAL = ("wav2vec", "vq_wav2vec")  # without dropouts
 DATA = {"batch_seconds": 2.5, "crop_seconds": 0.8, "min_seconds": 0.3, "dev_seconds": 2.0}
 SETTINGS = {"steps": 8, "peak_rate": 2e-3, "log_every": 2, "dev_every": 4, "save_every": 2}
@@ -39,6 +43,7 @@ OBJECTIVE = {
     "wavlm": {"unit_dim": 16, "mixing_share": 0.6, "noise_share": 0.3},
     "wav2vec": {"prediction_steps": 4, "num_negatives": 5},
     "vq_wav2vec": {"prediction_steps": 4, "num_negatives": 5, "entries": 8, "gumbel_decay": 0.9},
+    "vq_wav2vec_bert": {"mask_span": 4},
     "wav2vec2": {"num_negatives": 8, "entries": 8, "code_dim": 16, "compare_dim": 16},
 }
 
@@ -52,11 +57,34 @@ def shrunk() -> Iterator[None]:
         mock.patch.dict(data2vec.presets, tiny=SMALL_DATA2VEC),
         mock.patch.dict(wav2vec.presets, tiny=wav2vec.Config(**NARROW)),
         mock.patch.dict(vq_wav2vec.presets, tiny=vq_wav2vec.Config(**NARROW)),
+        mock.patch.dict(vq_wav2vec_bert.presets, tiny=SMALL_BERT),
         mock.patch.dict(wavlm.presets, tiny=SMALL_WAVLM),
         # measuring it takes longer than the training
         mock.patch.object(pretraining, "peak_flops", return_value=1e12),
     ):
         yield
+
+
+@functools.cache
+def small_codes(seed: int = 0, **settings) -> catalog.Upstream:
+    """A vq-wav2vec of random weights."""
+    config = vq_wav2vec.Config(**{**NARROW, "quantizer": "kmeans", "entries": 8, **settings})
+    model = catalog.build_random("vq_wav2vec", config, seed)
+    return catalog.Upstream("codes", model, config=catalog.describe("vq_wav2vec", config), checkpoint="codes")
+
+
+def source_of(objective: str, **given) -> UnitSource:
+    """Where the units of an objective come from."""
+    return UnitSource(**({"codes": small_codes()} if objective == "vq_wav2vec_bert" else {}), **given)
+
+
+def regularisation_of(objective: str, layerdrop: float) -> dict[str, float]:
+    """What the family has of dropouts."""
+    if objective in CONVOLUTIONAL:
+        return {}
+    return {"dropout": 0.1} | (
+        {"attention_dropout": 0.1} if objective == "vq_wav2vec_bert" else {"layerdrop": layerdrop}
+    )
 
 
 def write_corpus(folder: Path, make_speech: Callable, count: int = 18) -> Path:
@@ -101,8 +129,8 @@ def train(
             folder=folder,
             decoded=manifest.parent / "decoded",
             fabric=launched,
-            unit_source=values.pop("unit_source", UnitSource(clusters=clusters)),
-            regularisation={} if objective in CONVOLUTIONAL else {"dropout": 0.1, "layerdrop": layerdrop},
+            unit_source=values.pop("unit_source", None) or source_of(objective, clusters=clusters),
+            regularisation=regularisation_of(objective, layerdrop),
             **values,
         )
 

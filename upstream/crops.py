@@ -102,6 +102,7 @@ class Crops(Dataset):
         seed: of the run.
         overlay: makes the sound that is added to one crop, where the objective mixes crops.
         with_waveforms: load the samples; False where they lie on the device already.
+        hears: False where the objective reads units alone: waveforms are empty then.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class Crops(Dataset):
         seed: int,
         overlay: MakeOverlay | None = None,
         with_waveforms: bool = True,
+        hears: bool = True,
     ) -> None:
+        self.hears = hears
         self.speech, self.rows, self.conv, self.targets, self.units = speech, rows, conv, targets, units
         self.seed, self.overlay, self.with_waveforms = seed, overlay, with_waveforms
 
@@ -142,7 +145,9 @@ class Crops(Dataset):
                 if laid is not None:
                     added.append((len(made) - 1, *laid))
         overlay, waveforms = _overlay(added) if added else None, None
-        if self.with_waveforms:
+        if not self.hears:
+            waveforms = torch.zeros(len(ids), 0)
+        elif self.with_waveforms:
             samples = np.stack([self.speech.samples[start : start + size] for start in starts])
             waveforms = torch.from_numpy(samples.astype(np.float32) / np.float32(SCALE))
             if overlay is not None:

@@ -1,5 +1,6 @@
 """Floating-point operations of a model, counted from its shapes, and what a device could do at best."""
 
+import math
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -28,12 +29,14 @@ def forward_parts(encoder: nn.Module, seconds: float) -> dict[str, float]:
     convolution counts as what its definition says, also where it is computed with fewer operations.
 
     Args:
-        encoder: wav2vec 2.0 or another of its shape, or a wav2vec or vq-wav2vec.
+        encoder: wav2vec 2.0 or another of its shape, a wav2vec or vq-wav2vec, or BERT over the codes of one.
         seconds: length of the utterances: attention grows with it.
     """
     config, rate, macs = encoder.config, 16_000.0, 0.0
     if hasattr(config, "context_kernel"):
         return _convolutional_parts(config)
+    if hasattr(config, "code_dim"):
+        return _convolutional_parts(encoder.codes.config) | _block_parts(config, encoder.frame_rate, seconds)
     inputs = (1, *config.conv_channels[:-1])
     for width_in, width_out, kernel, stride in zip(
         inputs, config.conv_channels, config.conv_kernels, config.conv_strides, strict=True
@@ -45,7 +48,14 @@ def forward_parts(encoder: nn.Module, seconds: float) -> dict[str, float]:
         "convolutions": 2 * macs,
         "projection": 2 * rate * config.conv_channels[-1] * config.dim,
         "positions": 2 * rate * config.dim**2 // config.position_groups * config.position_kernel * depth,
-        "attention": 2 * rate * config.num_layers * (4 * config.dim**2 + 2 * seconds * rate * config.dim),
+        **_block_parts(config, rate, seconds),
+    }
+
+
+def _block_parts(config, rate: float, seconds: float) -> dict[str, float]:
+    seen = min(seconds * rate, getattr(config, "positions", math.inf))  # frames that a frame attends to
+    return {
+        "attention": 2 * rate * config.num_layers * (4 * config.dim**2 + 2 * seen * config.dim),
         "feed-forward": 2 * rate * config.num_layers * 2 * config.dim * config.inner_dim,
     }
 
@@ -70,12 +80,14 @@ def _convolutional_parts(config) -> dict[str, float]:
 def training_flops(encoder: nn.Module, crop_seconds: float) -> float:
     """Operations that a training step needs per second of audio: the backward pass counts as two forward passes.
 
-    The objective's own layers are left out.
+    The objective's own layers are left out, and so are convolutions that made codes before the training began.
 
     Args:
         encoder: one that `forward_parts` knows.
         crop_seconds: length of the crops.
     """
+    if hasattr(encoder.config, "code_dim"):
+        return 3 * sum(_block_parts(encoder.config, encoder.frame_rate, crop_seconds).values())
     return 3 * forward_flops(encoder, crop_seconds)
 
 

@@ -16,6 +16,8 @@ class Targets(NamedTuple):
         negatives: for every hidden frame, which hidden frames of its crop it is told apart from (counted within the
             crop), where the objective contrasts; where nothing is hidden, frames of the crop for every frame.
         overlapped: True where other sound lies over a frame, where the objective mixes crops.
+        replaced: what each frame is read as in place of its unit, where the objective reads units: a number that it
+            draws another unit by, or a negative one with a meaning of its own.
         counts: hidden frames of each crop, where the objective contrasts, or predictions, where nothing is hidden;
             always on the CPU, as they are sizes.
     """
@@ -24,6 +26,7 @@ class Targets(NamedTuple):
     units: Int[Tensor, " total_frames"] | None = None
     negatives: Int[Tensor, "contrasted_frames negatives"] | None = None
     overlapped: Bool[Tensor, " total_frames"] | None = None
+    replaced: Int[Tensor, " total_frames"] | None = None
     counts: Int[Tensor, " crops"] | None = None
 
     def to(self, device: torch.device) -> "Targets":

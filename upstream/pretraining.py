@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from wavbench.upstream import catalog, units
+from wavbench.upstream import catalog, codes, units
 from wavbench.upstream.batch_plan import Batch, plan_epoch
 from wavbench.upstream.checkpoints import write_checkpoint
 from wavbench.upstream.crops import Crops
 from wavbench.upstream.decoded import Speech, decode
 from wavbench.upstream.errors import UserError, closest, refuse_below
 from wavbench.upstream.flops import peak_flops, training_flops
-from wavbench.upstream.lengths import frames_from_samples, samples_from_frames
+from wavbench.upstream.lengths import samples_from_frames
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.starting_encoder import begin_with, regularised
 from wavbench.upstream.training import Settings, Status, Training
+from wavbench.upstream.unit_source import UnitSource, check_codes, make_units
 
 OBJECTIVES = Path(__file__).parent / "pretrain"
 DEV_SHARE = 0.02  # of the train utterances, held out where a corpus has no dev split
@@ -53,30 +54,14 @@ class Data:
         refuse_below(self, {item.name: 0 for item in dataclasses.fields(self)})
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnitSource:
-    """Where the units come from that an objective predicts.
-
-    Args:
-        file: a unit file made before; the other values are not used then.
-        stores: feature stores by the name of their corpus; none for MFCC.
-        layer: of the stores.
-        clusters: of the k-means.
-    """
-
-    file: Path | None = None
-    stores: Callable[[], dict[str, "units.Store"]] | None = None
-    layer: int = 0
-    clusters: int = 100
-
-
 def objectives() -> list[str]:
     """The objective files, by name; nothing is imported."""
     return sorted(path.stem for path in OBJECTIVES.glob("*.py") if not path.stem.startswith("_"))
 
 
 def find_objective(name: str) -> ModuleType:
-    """The module of one objective: `Config`, `build`, `targets` and `NEEDS_UNITS`; `mixer`, where it mixes crops.
+    """The module of one objective: `Config`, `build`, `targets` and `NEEDS_UNITS`; `mixer`, where it mixes crops;
+    `NEEDS_CODES`, where its units are codes of a vq-wav2vec.
 
     Raises:
         UserError: there is none of that name.
@@ -142,47 +127,6 @@ def left_out(speech: Speech, min_samples: int) -> str:
 def _first(rejected: dict[str, str]) -> str:
     id, reason = next(iter(rejected.items()), ("", "there is none"))
     return f"first: {id}: {reason}"
-
-
-def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int, progress=None) -> units.Units:
-    """The units of a source, made now or found in the run's folder."""
-    if source.file is not None:
-        return units.read_units(source.file, speech)
-    path = folder / "units.h5"
-    if path.is_file():
-        found = units.read_units(path, speech)
-        _refuse_other_units(found, source, seed)
-        return found
-    stores = source.stores() if source.stores else {}
-    described = ", ".join(f"{name} {store.fingerprint.hash()} layer {source.layer}" for name, store in stores.items())
-    return units.write_units(
-        path,
-        speech,
-        functools.partial(units.store_frames, stores, source.layer) if stores else lambda: units.mfcc_frames(speech),
-        source=described or "mfcc",
-        clusters=source.clusters,
-        seed=seed,
-        frame_counts=lambda samples: frames_from_samples(samples, conv),
-        progress=progress,
-    )
-
-
-def _refuse_other_units(found: units.Units, source: UnitSource, seed: int) -> None:
-    made = found.fingerprint
-    layer = None if made["source"] == "mfcc" else int(made["source"].rpartition(" ")[2])
-    for name, was, now in (
-        ("units_from", "MFCC" if layer is None else "states", "states" if source.stores else "MFCC"),
-        ("units_layer", layer, source.layer if source.stores else None),
-        ("clusters", made["clusters"], source.clusters),
-        ("seed", made["seed"], seed),
-    ):
-        if was != now:
-            raise UserError(
-                "the units in the run's folder were made otherwise",
-                where=found.path,
-                why=f"{name}: made with {was}, now {now}",
-                remedy="give what they were made with, or another out= folder",
-            )
 
 
 def describe(speech: Speech, rows: np.ndarray) -> list[dict]:
@@ -276,6 +220,10 @@ def pretrain(
     stem, preset = find_shape(upstream)
     if hasattr(module_file, "shape"):
         preset = module_file.shape(objective_config, preset)
+    source = unit_source or UnitSource()
+    check_codes(module_file, source.codes is not None)
+    if source.codes is not None:
+        preset = codes.shape_of(preset, source.codes, data.crop_seconds, init)
     config = regularised(stem, preset, regularisation or {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -283,12 +231,16 @@ def pretrain(
     conv = encoder.conv.sizes
     if init is not None:
         begin_with(encoder, init, (regularisation or {}).keys())
+    if source.codes is not None:
+        codes.give_codebook(encoder, source.codes, init)
 
     def prepare() -> tuple[Speech, units.Units | None]:
         speech = decode(manifests, decoded, progress=_partial(tell, "decoding"))
         if not module_file.NEEDS_UNITS:
             return speech, None
-        source = unit_source or UnitSource()
+        if source.codes is not None:
+            how = {"begun": init is not None, "device": fabric.device, "progress": _partial(tell, "codes")}
+            return speech, codes.make_codes(source.file, speech, folder, encoder, source.codes, **how)
         return speech, make_units(source, speech, folder, conv, settings.seed, _partial(tell, "units"))
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -308,11 +260,15 @@ def pretrain(
     train, dev = split_rows(speech, shortest)
     if say and (line := left_out(speech, shortest)):
         say(line)
+    if say and source.codes is not None:
+        say(codes.told(found))
     # Crops of the dev split get sound of the train split too: a single dev utterance is enough.
     overlay = module_file.mixer(objective_config, speech, train) if hasattr(module_file, "mixer") else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
         module = module_file.build(encoder, objective_config, found)
+
+    hears = getattr(module_file, "NEEDS_WAVEFORMS", True)
 
     def export(which: str) -> None:
         name = {"last": "checkpoint.safetensors", "best": "best.safetensors"}[which]
@@ -320,8 +276,8 @@ def pretrain(
 
     def crops(rows: np.ndarray) -> Crops:
         targets = functools.partial(module_file.targets, objective_config)
-        on_host = not audio_on_device
-        return Crops(speech, rows, conv, targets, found, seed=settings.seed, overlay=overlay, with_waveforms=on_host)
+        given = {"with_waveforms": not audio_on_device, "hears": hears}
+        return Crops(speech, rows, conv, targets, found, seed=settings.seed, overlay=overlay, **given)
 
     hyperparameters = {
         "objective": objective, "upstream": upstream, "processes": fabric.world_size,
@@ -331,7 +287,8 @@ def pretrain(
         **dataclasses.asdict(objective_config), **dataclasses.asdict(data),
         **{name: value for name, value in dataclasses.asdict(settings).items() if not name.endswith("_every")},
     }  # fmt: skip
-    samples = torch.from_numpy(np.ascontiguousarray(speech.samples)).to(fabric.device) if audio_on_device else None
+    on_device = audio_on_device and hears
+    samples = torch.from_numpy(np.ascontiguousarray(speech.samples)).to(fabric.device) if on_device else None
     training = Training(
         fabric,
         module,

@@ -31,9 +31,9 @@ class Units:
 
     Args:
         path: the file.
-        fingerprint: where the units come from: `source`, `clusters`, `seed`, `speech` (hash of the decoded corpus),
-            `centroids` (hash).
-        centroids: of the k-means.
+        fingerprint: where the units come from: `source`, `clusters` and `seed` of a k-means, `speech` (hash of the
+            decoded corpus), `centroids` (hash).
+        centroids: of the k-means, or what else a unit stands for.
         rows: utterance id to its slice of `units`.
         units: of all utterances, one after the other.
     """
@@ -169,8 +169,28 @@ def write_units(
             f"{len(missing)} utterances have no features, {missing[0]} first",
             remedy="extract them from the same manifests, all of them",
         )
+    made = {"source": source, "clusters": clusters, "seed": seed}
+    return write_file(path, speech, made, dict(zip(ids, parts, strict=True)), centroids)
+
+
+def write_file(
+    path: Path,
+    speech: Speech,
+    made: dict,
+    units: Mapping[str, UInt16[np.ndarray, " _"]],
+    centroids: Float[np.ndarray, "units dim"],
+) -> Units:
+    """Write a unit file whole or not at all.
+
+    Args:
+        path: `.h5`; replaced if it exists.
+        speech: what the units are of.
+        made: how; a part of the fingerprint.
+        units: of each utterance.
+        centroids: what each unit stands for.
+    """
     fingerprint = {
-        "format": FORMAT, "source": source, "clusters": clusters, "seed": seed, "speech": speech.hash,
+        "format": FORMAT, **made, "speech": speech.hash,
         "centroids": hashlib.blake2b(centroids, digest_size=16).hexdigest(),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,10 +198,10 @@ def write_units(
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs["fingerprint"] = json.dumps(fingerprint)
-            file["ids"] = np.array(ids, dtype=_STRING)
-            file["lengths"] = np.array([len(part) for part in parts], np.int64)
+            file["ids"] = np.array([*units], dtype=_STRING)
+            file["lengths"] = np.array([len(own) for own in units.values()], np.int64)
             file["centroids"] = centroids
-            file.create_dataset("units", data=np.concatenate(parts), fletcher32=True, chunks=True)
+            file.create_dataset("units", data=np.concatenate([*units.values()]), fletcher32=True, chunks=True)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -195,7 +215,7 @@ def read_units(path: Path, speech: Speech) -> Units:
         UserError: the file is missing or damaged, or was made of another corpus.
     """
     if not path.is_file():
-        raise UserError("there is no such unit file", where=path, remedy="leave units= out to make MFCC units")
+        raise UserError("there is no such unit file", where=path, remedy="leave units= out to make units here")
     try:
         with h5py.File(path) as file:
             fingerprint = json.loads(file.attrs["fingerprint"])

@@ -28,6 +28,7 @@ context.set_forkserver_preload(
     ["wavbench.upstream.pretraining", "wavbench.upstream.pretrain.wav2vec2", "wavbench.upstream.pretrain.hubert",
      "wavbench.upstream.pretrain.wavlm", "wavbench.upstream.models.hubert", "wavbench.upstream.models.wavlm",
      "wavbench.upstream.pretrain.data2vec", "wavbench.upstream.models.data2vec", "wavbench.benchmark.pretraining",
+     "wavbench.upstream.pretrain.vq_wav2vec_bert", "transformers.models.roberta.modeling_roberta",
      "lightning.fabric", "tensorboardX",
      "sklearn.cluster", "torchaudio.compliance.kaldi", "soundfile", "hydra"]
 )  # fmt: skip
@@ -137,7 +138,9 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_of_a_quiet_one(
     assert_killed_often_ends_the_same(manifest, tmp_path, steps=200, kills=20, workers=workers, layerdrop=0.2)
 
 
-@pytest.mark.parametrize("objective", ["hubert", "wav2vec2", "wavlm", "data2vec", "wav2vec", "vq_wav2vec"])
+@pytest.mark.parametrize(
+    "objective", ["hubert", "wav2vec2", "wavlm", "data2vec", "wav2vec", "vq_wav2vec", "vq_wav2vec_bert"]
+)
 def test_two_processes_killed_and_started_again_end_with_the_weights_of_a_quiet_pair(
     objective: str, manifest: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ Source: Baevski et al. 2020, vq-wav2vec, section 4.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -13,11 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavbench.upstream.features import Features
+from wavbench.upstream.layers.causal import StridedEncoder
 from wavbench.upstream.models import vq_wav2vec
 from wavbench.upstream.models.vq_wav2vec import VqWav2Vec
+from wavbench.upstream.models.wav2vec2 import WHERE_SET
 
 FIRST_TOKEN = 4  # after fairseq's <s>, <pad>, </s> and <unk>
 PADDING, UNKNOWN = 1, 3
+QUANTIZERS = ("gumbel", "kmeans")
+EXACT = ("codes.", "tokens")  # weights that choose tokens: in half precision they would choose others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,11 @@ class Config:
     inner_dim: int = 3072  # between the linear layers of a block
     positions: int = 2048  # frames of a window: 20 s, as in the released model
     overlap: int = 512  # frames that the windows of a longer utterance share with the next one
+    # One codebook for both groups; None as in the preset of the quantizer.
+    share_codebook: bool | None = field(default=None, metadata=WHERE_SET)
+    # Shares, which act in training only: of embeddings and of the outputs of attention and feed-forward.
+    dropout: float = field(default=0.0, metadata=WHERE_SET)
+    attention_dropout: float = field(default=0.0, metadata=WHERE_SET)
 
 
 class VqWav2VecBert(nn.Module):
@@ -56,8 +65,7 @@ class VqWav2VecBert(nn.Module):
         self.config = config
         self.num_states = config.num_layers + 1
         self.dim = config.dim
-        preset = vq_wav2vec.presets[config.quantizer]
-        self.codes = VqWav2Vec(dataclasses.replace(preset, dim=config.code_dim, entries=config.entries, num_layers=0))
+        self.codes = VqWav2Vec(codes_config(config))
         self.frame_rate, self.min_samples = self.codes.frame_rate, self.codes.min_samples
         pairs = torch.arange(config.entries**2).view(config.entries, config.entries)
         self.register_buffer("tokens", (FIRST_TOKEN + pairs % config.vocabulary).float())
@@ -71,6 +79,8 @@ class VqWav2VecBert(nn.Module):
                 max_position_embeddings=config.positions + PADDING + 1,  # positions are counted from there
                 type_vocab_size=1,
                 pad_token_id=PADDING,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.attention_dropout,
             ),
             add_pooling_layer=False,
         )
@@ -94,14 +104,40 @@ class VqWav2VecBert(nn.Module):
 
     def read(self, tokens: Int[Tensor, " frames"]) -> Float[Tensor, "states frames dim"]:
         """All states of one window."""
-        positions = PADDING + 1 + torch.arange(len(tokens), device=tokens.device)
-        output = self.bert(
-            input_ids=tokens[None],
-            position_ids=positions[None],
-            token_type_ids=torch.zeros_like(tokens)[None],
-            output_hidden_states=True,
+        return torch.cat(self.transform(tokens[None], output_hidden_states=True).hidden_states)
+
+    def transform(self, tokens: Int[Tensor, "windows frames"], **asked):
+        """What transformers' model gives for windows of equal length.
+
+        Args:
+            tokens: at most `positions` of a window.
+            asked: what it is to give beside its last states.
+        """
+        positions = PADDING + 1 + torch.arange(tokens.shape[1], device=tokens.device)
+        return self.bert(
+            input_ids=tokens,
+            position_ids=positions[None].expand_as(tokens),
+            token_type_ids=torch.zeros_like(tokens),
+            **asked,
         )
-        return torch.cat(output.hidden_states)
+
+    @property
+    def conv(self) -> StridedEncoder:
+        """What makes frames of samples, under the name that it has in every family that is trained."""
+        return self.codes.encoder
+
+
+def codes_config(config: Config) -> vq_wav2vec.Config:
+    """Of the convolutions and the quantizer that make the codes.
+
+    Raises:
+        ValueError: a quantizer that is not known.
+    """
+    if config.quantizer not in QUANTIZERS:
+        raise ValueError(f"quantizer is {config.quantizer!r}; it is one of {', '.join(QUANTIZERS)}")
+    preset = vq_wav2vec.presets[config.quantizer]
+    share = preset.share_codebook if config.share_codebook is None else config.share_codebook
+    return dataclasses.replace(preset, dim=config.code_dim, entries=config.entries, share_codebook=share, num_layers=0)
 
 
 def windows(frames: int, size: int, overlap: int) -> Iterator[tuple[int, int, int]]:
@@ -156,4 +192,16 @@ def join(
     return {**state, "tokens": tokens}
 
 
-build, presets = VqWav2VecBert, {"": Config()}
+NARROW = {"quantizer": "kmeans", "share_codebook": False}  # as the recipes train vq-wav2vec
+
+build = VqWav2VecBert
+presets = {
+    "": Config(),
+    # Not released: sizes to train, over codes of the vq-wav2vec of the same name. The codebook is what `codes=` has.
+    "tiny": Config(
+        code_dim=192, entries=64, vocabulary=4_096, dim=192, num_heads=3, inner_dim=768, positions=800, overlap=200,
+        **NARROW,
+    ),
+    "small": Config(code_dim=320, dim=384, num_heads=6, inner_dim=1536, positions=1_000, overlap=250, **NARROW),
+    "base": Config(),
+}  # fmt: skip

@@ -68,6 +68,19 @@ def test_a_card_gives_what_the_objective_is_known_by(run: Path, tmp_path: Path) 
         assert f"- dev loss: 4.250, {title} 0.125" in card
 
 
+def test_what_chooses_tokens_is_not_rounded(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    stem, config = catalog.find_preset("vq_wav2vec_bert_tiny")
+    model = catalog.build_random(stem, config, 3)
+    write_checkpoint(run / "checkpoint.safetensors", stem, config, model.state_dict())
+    assert cli.main(["release", f"run={run}", f"name={stem}_tiny", f"out={tmp_path}", "licence=none"]) == 0
+    kept = catalog.load(str(tmp_path / f"{stem}_tiny.safetensors")).model
+    assert float(kept.tokens.max()) == 4_099  # half precision counts to 2,048
+    for name, value in model.state_dict().items():
+        exact = name == "tokens" or name.startswith("codes.")
+        assert torch.equal(kept.state_dict()[name], value if exact else value.half().float())
+
+
 def test_a_run_of_another_preset_is_refused(run: Path, tmp_path: Path) -> None:
     from wavbench.benchmark.release import release
 

@@ -15,7 +15,7 @@ from wavbench.upstream.decoded import open_decoded
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.training import Settings
 
-OBJECTIVES = ["hubert", "wav2vec2", "wavlm", "data2vec", "wav2vec", "vq_wav2vec"]
+OBJECTIVES = ["hubert", "wav2vec2", "wavlm", "data2vec", "wav2vec", "vq_wav2vec", "vq_wav2vec_bert"]
 
 
 class Stopped(Exception):

@@ -5,6 +5,9 @@ pair that is not in it. A unit is so three less than its token, as <unk> is the 
 """
 
 import dataclasses
+import hashlib
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from wavbench.upstream import inference, units
 from wavbench.upstream.catalog import Upstream
+from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.decoded import Speech
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.lengths import frames_from_samples
@@ -24,6 +28,9 @@ from wavbench.upstream.models.vq_wav2vec_bert import UNKNOWN, Config, VqWav2VecB
 from wavbench.upstream.units import Units
 
 FILE = "codes.h5"
+PARTS, NOTE = ".codes-", ".rows"  # how names of what is not finished begin, and how that of its note ends
+NUMBER = np.dtype(np.int32)
+SAVED_SECONDS = 30.0  # of work between two notes of what is whole
 SOURCE = "vq_wav2vec"
 MOST_PAIRS = np.iinfo(np.uint16).max  # that a unit file has numbers for
 SAMPLE_RATE = 16_000  # Hz
@@ -156,37 +163,70 @@ def make_codes(
     if file is not None or path.is_file():
         found = units.read_units(path, speech)
         _refuse_other_codes(found, source, known, encoder.config.vocabulary)
+        _remove_parts(folder)
         return found
     if not speech.ids:
         raise UserError(
             "there is no audio to make codes of", remedy="check the column audio, and the files that it names"
         )
-    pairs = pairs_of(encoder.codes, speech, device, progress)
+    key = hashlib.blake2b(f"{source} {speech.hash}".encode(), digest_size=8).hexdigest()
+    pairs = pairs_of(encoder.codes, speech, device, folder / f"{PARTS}{key}.part", progress)
     entries = encoder.config.entries
     dictionary = counted_dictionary(pairs, entries, encoder.config.vocabulary) if known is None else known
     numbers = np.zeros(entries**2, np.uint16)
     here = np.flatnonzero(dictionary[:, 0] != ABSENT)
     numbers[(dictionary[here] @ (entries, 1)).astype(np.int64)] = here
     made = {"source": source, "pairs": len(here)}
-    return units.write_file(path, speech, made, {id: numbers[own] for id, own in pairs.items()}, dictionary)
+    found = units.write_file(path, speech, made, {id: numbers[own] for id, own in pairs.items()}, dictionary)
+    _remove_parts(folder)
+    return found
 
 
 def pairs_of(
-    model: VqWav2Vec, speech: Speech, device: torch.device, progress: Callable[[int, int], None] | None = None
+    model: VqWav2Vec,
+    speech: Speech,
+    device: torch.device,
+    part: Path,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Pairs:
-    """Both codes of every frame of every utterance, as one number."""
-    found: Pairs = {}
+    """Both codes of every frame of every utterance, as one number.
+
+    Args:
+        model: makes the codes, on whatever device it lies.
+        speech: what they are of.
+        device: computes.
+        part: file for the numbers, where they stay until all are there. One beside it says of how many utterances they
+            are whole: a kill costs what came after that.
+        progress: called with utterances done and in all.
+    """
+    ends = np.cumsum([frames_from_samples(int(length), model.encoder.sizes) for length in speech.lengths])
+    noted = part.with_suffix(NOTE)
+    begun = int(noted.read_text()) if noted.is_file() and part.is_file() else 0
+    whole = int(ends[begun - 1]) * NUMBER.itemsize if begun else 0
+    if begun and part.stat().st_size < whole:  # it is not what was noted
+        begun, whole = 0, 0
+    part.parent.mkdir(parents=True, exist_ok=True)
     model.to(device)
-    with inference.computing(device, "fp32"):
-        for row, id in enumerate(speech.ids):
+    with open(part, "r+b" if begun else "wb") as file, inference.computing(device, "fp32"):
+        file.truncate(whole)
+        file.seek(whole)
+        saved = time.monotonic()
+        for row in range(begun, len(speech.ids)):
             samples = int(speech.lengths[row])
             waveform = torch.from_numpy(speech.crop(row, 0, samples)).to(device)
             codes, _ = model.codes(waveform[None], torch.tensor([samples]))
-            found[id] = (codes[0, :, 0] * model.config.entries + codes[0, :, 1]).int().cpu().numpy()
+            file.write((codes[0, :, 0] * model.config.entries + codes[0, :, 1]).cpu().numpy().astype(NUMBER))
+            if time.monotonic() - saved > SAVED_SECONDS or row + 1 == len(speech.ids):
+                file.flush()
+                os.fsync(file.fileno())
+                temporary = temporary_in(part.parent, NOTE)
+                temporary.write_text(str(row + 1))  # after what it speaks of is there
+                os.replace(temporary, noted)
+                saved = time.monotonic()
             if progress:
                 progress(row + 1, len(speech.ids))
     model.to("cpu")
-    return found
+    return dict(zip(speech.ids, np.split(np.fromfile(part, NUMBER), ends[:-1]), strict=True))
 
 
 def counted_dictionary(pairs: Pairs, entries: int, most: int) -> Float[np.ndarray, "units 2"]:
@@ -280,6 +320,11 @@ def _refuse_other_codes(found: Units, source: str, known: np.ndarray | None, mos
             where=found.path,
             remedy="make others: leave units= out, another out= folder",
         )
+
+
+def _remove_parts(folder: Path) -> None:
+    for path in folder.glob(f"{PARTS}*"):
+        path.unlink()
 
 
 def is_codes(found: Units) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from small_training import SMALL, shrunk, train, write_corpus
+from small_training import SMALL, shrunk, small_codes, source_of, train, write_corpus
 
 from wavbench.upstream import catalog, pretraining, training_state, units
 from wavbench.upstream.checkpoints import write_checkpoint
@@ -132,7 +132,8 @@ def test_a_single_utterance_is_enough(manifest: Path, tmp_path: Path) -> None:
 def test_silence_has_a_finite_loss(manifest: Path, tmp_path: Path) -> None:
     soundfile.write(manifest.parent / "audio/silence.wav", np.zeros(16_000, np.float32), 16_000)
     silent = part(manifest, "silent.csv", lambda table: table.iloc[:1].assign(audio="audio/silence.wav"))
-    for objective in ("hubert", "wav2vec2", "data2vec", "wav2vec", "vq_wav2vec"):  # wavlm mixes two utterances
+    for objective in ("hubert", "wav2vec2", "data2vec", "wav2vec", "vq_wav2vec", "vq_wav2vec_bert"):
+        # wavlm mixes two utterances
         train(objective, silent, tmp_path / objective, steps=2, clusters=1)
         state = torch.load(tmp_path / objective / "last.pt", weights_only=True)
         assert all(bool(tensor.isfinite().all()) for tensor in state["module"].values())
@@ -215,6 +216,46 @@ def test_units_of_other_audio_or_another_k_means_are_refused(manifest: Path, tmp
     damaged.write_bytes(own.read_bytes()[:-2_000])
     with pytest.raises(UserError, match="damaged or is none"):
         train("hubert", manifest, tmp_path / "five", unit_source=UnitSource(file=damaged))
+
+
+def test_codes_of_another_codebook_or_none_are_refused(refused: Callable, manifest: Path, tmp_path: Path) -> None:
+    path = tmp_path / "codes.safetensors"
+    given = small_codes().model
+    write_checkpoint(path, "vq_wav2vec", given.config, given.state_dict())
+    words = (f"manifest={manifest}", "steps=1", "precision=fp32", "crop_seconds=0.8", "min_seconds=0.3")
+    basis = ("objective=vq_wav2vec_bert", *words)
+    screen = refused(*basis)
+    assert "codes= is missing" in screen
+    assert "codes=FOLDER of `wavbench pretrain objective=vq_wav2vec`" in screen
+    screen = refused(*basis, "codes=fbank")
+    assert "codes= is no vq-wav2vec" in screen
+    assert "its family is fbank" in screen
+    assert "codes= would change nothing" in refused("objective=hubert", *words, f"codes={path}")
+    for word in ("units_from=fbank", "units_layer=2", "clusters=7"):
+        assert "would change nothing" in refused(*basis, f"codes={path}", word)
+    assert "layerdrop=0.1 would change nothing" in refused(*basis, f"codes={path}", "layerdrop=0.1")
+    # The folder of a run and a file that is given, both made by another vq-wav2vec.
+    train("vq_wav2vec_bert", manifest, tmp_path / "run", steps=1, precision="fp32")
+    other = tmp_path / "other.safetensors"
+    write_checkpoint(other, "vq_wav2vec", given.config, small_codes(1).model.state_dict())
+    made = tmp_path / "run" / "codes.h5"
+    for word in (f"out={tmp_path / 'run'}", f"units={made}"):
+        screen = refused(*basis, f"codes={other}", word)
+        assert "codes from another codebook" in screen
+        assert str(made) in screen
+        assert small_codes().weights_hash in screen
+        assert small_codes(1).weights_hash in screen
+    train("hubert", manifest, tmp_path / "units", steps=1)
+    assert "these units are no codes" in refused(*basis, f"codes={path}", f"units={tmp_path / 'units/units.h5'}")
+    assert "these units are codes of a vq-wav2vec" in refused("objective=hubert", *words, f"units={made}")
+    fewer = part(manifest, "fewer.csv", lambda table: table.iloc[:9])
+    with pytest.raises(UserError, match="made of other audio"):
+        train("vq_wav2vec_bert", fewer, tmp_path / "two", unit_source=source_of("vq_wav2vec_bert", file=made))
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(made.read_bytes()[:-2_000])
+    with pytest.raises(UserError, match="damaged or is none"):
+        train("vq_wav2vec_bert", manifest, tmp_path / "three", unit_source=source_of("vq_wav2vec_bert", file=damaged))
+    train("vq_wav2vec_bert", manifest, tmp_path / "again", steps=1, unit_source=source_of("vq_wav2vec_bert", file=made))
 
 
 @pytest.mark.parametrize("what", ["torch.save", "os.fsync", "safetensors.torch.save"])

@@ -263,3 +263,21 @@ def test_the_command_goes_on_with_a_preset_file_of_its_own(wavbench: Callable, m
     assert second.code == 0, second
     third = small(*basis, f"units={tmp_path / 'second' / 'units.h5'}", f"out={tmp_path / 'third'}")
     assert third.code == 0, third
+
+
+def test_the_command_trains_bert_on_the_codes_of_a_training_before(
+    wavbench: Callable, manifest: Path, tmp_path: Path
+) -> None:
+    words = (f"manifest={manifest}", "workers=0", "threads=1", "precision=fp32", "steps=3", "batch_seconds=2",
+             "crop_seconds=0.8", "min_seconds=0.3", f"decoded={tmp_path / 'decoded'}")  # fmt: skip
+    first, second = tmp_path / "first", tmp_path / "second"
+    with shrunk():
+        assert wavbench("pretrain", "objective=vq_wav2vec", *words, f"out={first}", "entries=8").code == 0
+        done = wavbench("pretrain", "objective=vq_wav2vec_bert", *words, f"out={second}", f"codes={first}")
+    assert done.code == 0, done
+    assert "pairs have tokens" in done.out
+    assert done.made("checkpoint") == [second / "checkpoint.safetensors"]
+    codes, trained = (load_file(folder / "checkpoint.safetensors") for folder in (first, second))
+    kept = {name.removeprefix("codes."): tensor for name, tensor in trained.items() if name.startswith("codes.")}
+    assert kept.keys() == {name for name in codes if not name.startswith("context.")}
+    assert all(torch.equal(tensor, codes[name]) for name, tensor in kept.items())

@@ -13,6 +13,7 @@ from wavbench.upstream import catalog, codes
 from wavbench.upstream.decoded import Speech, decode
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import read_manifest
+from wavbench.upstream.models import vq_wav2vec
 from wavbench.upstream.models import vq_wav2vec_bert as family
 from wavbench.upstream.unit_source import UnitSource
 from wavbench.upstream.units import Units, read_units
@@ -73,6 +74,39 @@ def test_codes_are_written_as_the_vq_wav2vec_gives_them_whole_by_how_often_pairs
     entropy = -sum(share * math.log(share) for share in shares)
     assert f"12 pairs have tokens, {100 * rare / total:.2f} % of the frames are <unk>" in codes.told(found)
     assert codes.told(found).endswith(f"a loss of {entropy:.3f}")
+
+
+def test_codes_that_were_stopped_go_on_where_they_were(
+    speech: Speech, manifest: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "codes" and done == 7:
+            raise Stop
+
+    asked: list[int] = []
+    family_codes = vq_wav2vec.VqWav2Vec.codes
+
+    def counted(self, waveforms, lengths):
+        asked.append(int(lengths))
+        return family_codes(self, waveforms, lengths)
+
+    monkeypatch.setattr(vq_wav2vec.VqWav2Vec, "codes", counted)
+    monkeypatch.setattr(codes, "SAVED_SECONDS", 0.0)
+    with pytest.raises(Stop):
+        train("vq_wav2vec_bert", manifest, tmp_path, steps=1, tell=stop)
+    assert not (tmp_path / "codes.h5").exists()
+    (part,) = tmp_path.glob(".codes-*.part")
+    with open(part, "ab") as file:
+        file.write(b"half of a frame")  # what a kill amid a write leaves
+    train("vq_wav2vec_bert", manifest, tmp_path, steps=1)
+    assert asked == speech.lengths.tolist()  # every utterance once
+    found, whole = (read_units(folder / "codes.h5", speech) for folder in (tmp_path, run))
+    assert found.fingerprint == whole.fingerprint
+    assert np.array_equal(found.units, whole.units)
+    assert not list(tmp_path.glob(".codes-*"))
 
 
 def test_what_is_written_is_an_upstream_that_reads_the_tokens_it_was_trained_on(speech: Speech, run: Path) -> None:

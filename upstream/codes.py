@@ -30,6 +30,7 @@ from wavbench.upstream.units import Units
 FILE = "codes.h5"
 PARTS, NOTE = ".codes-", ".rows"  # how names of what is not finished begin, and how that of its note ends
 NUMBER = np.dtype(np.int32)
+CHUNK = 1 << 24  # frames
 SAVED_SECONDS = 30.0  # of work between two notes of what is whole
 SOURCE = "vq_wav2vec"
 MOST_PAIRS = np.iinfo(np.uint16).max  # that a unit file has numbers for
@@ -283,7 +284,10 @@ def fill_tokens(encoder: VqWav2VecBert, found: Units) -> None:
 
 def told(found: Units) -> str:
     """One line on what the codes are, with the loss of a model that knows their frequencies and nothing else."""
-    shares = np.bincount(found.units, minlength=len(found.centroids)) / len(found.units)
+    counts = np.zeros(len(found.centroids), np.int64)
+    for start in range(0, len(found.units), CHUNK):  # numpy counts a copy in 64 bits
+        counts += np.bincount(found.units[start : start + CHUNK], minlength=len(counts))
+    shares = counts / counts.sum()
     used = shares[shares > 0]
     return (
         f"codes: {np.count_nonzero(shares[1:]):,} pairs have tokens, {100 * shares[0]:.2f} % of the frames are <unk>; "

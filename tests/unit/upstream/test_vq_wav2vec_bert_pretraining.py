@@ -191,6 +191,12 @@ def test_the_loss_falls(manifest: Path, tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
+def test_a_run_needs_no_audio_on_the_device(manifest: Path, tmp_path: Path) -> None:
+    for name, there in (("host", False), ("device", True)):
+        train("vq_wav2vec_bert", manifest, tmp_path / name, steps=2, audio_on_device=there)
+    assert weights_of(tmp_path / "host") == weights_of(tmp_path / "device")
+
+
 def test_a_pattern_in_time_is_learned_from_around_the_hidden_tokens() -> None:
     model, random = model_of(mask_span=4).float().train(), np.random.default_rng(0)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

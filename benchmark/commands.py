@@ -185,15 +185,27 @@ def demo(config: schemas.Demo) -> int:
     return code
 
 
+def analyse(config: schemas.Analyse) -> int:
+    """What layers hold, and how alike they are."""
+    from wavbench.benchmark.analysis import analyse
+
+    return analyse(config)
+
+
 def report(config: schemas.Report) -> int:
     """Records to leaderboard, figures and page."""
-    from wavbench.benchmark.leaderboard import write_report
+    from wavbench.benchmark.report import write_report
 
-    page, text = write_report(Path(config.results))
-    print(text)
+    done = write_report(Path(config.results))
+    print(done.text)
     print(f"results: {config.results}")
-    print(f"page: {page}")
-    return 0
+    print(f"page: {done.page}")
+    if not done.problems:
+        return 0
+    for problem in done.problems:
+        print(problem.screen(), file=sys.stderr)
+    print(f"{len(done.problems)} records were left out; the report is made of the others", file=sys.stderr)
+    return 2
 
 
 def store_info(config: schemas.StoreCommand) -> int:

@@ -3,9 +3,10 @@
 import base64
 from pathlib import Path
 
-from wavbench.benchmark.leaderboard import ABOUT_HEARD, Board, board_table, describe, overview
+from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.plots import confusion_name
 from wavbench.benchmark.record import Record, write_text
+from wavbench.benchmark.tables import ABOUT_HEARD, board_table, describe, overview
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.record import read_scores, write_text
-from wavbench.benchmark.stats import holm, pairwise, rank_ranges, told_apart
+from wavbench.benchmark.stats import columns_of, holm, pairwise, rank_ranges, told_apart
 from wavbench.upstream.errors import UserError
 
 CACHE = Path(".cache/comparisons.json")  # under the results; not for git
@@ -60,9 +60,11 @@ def _compared(board: Board, results: Path) -> Float[np.ndarray, "rows rows"]:
     scores = {}
     for place, row in enumerate(board.rows):
         try:
-            scores[place] = [read_scores(results, key) for key in row.keys]
+            own = [read_scores(results, key) for key in row.keys]
         except UserError:  # what is wrong with them is said where records are read
             continue
+        if all(set(columns_of(board.metric)) <= set(table) for table in own):
+            scores[place] = own
     p = np.full((len(board.rows), len(board.rows)), np.nan)
     np.fill_diagonal(p, 1.0)
     places = list(scores)

@@ -172,11 +172,6 @@ def _wrong_inside(values: dict) -> list[str]:
     return [name for name, well in sound.items() if not well]
 
 
-def read_records(results: Path) -> list[Record]:
-    """All records of a results folder, in order of their keys."""
-    return [read_record(path) for path in sorted((results / "runs").glob("*.json"))]
-
-
 def read_scores(results: Path, key: str) -> pd.DataFrame:
     """The scores beside a record.
 

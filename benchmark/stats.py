@@ -123,6 +123,12 @@ def pairwise(
     return found
 
 
+def columns_of(metric: str) -> tuple[str, ...]:
+    """The columns of a scores table that a test of two rows reads."""
+    own = {"EER": ("score", "target"), "BLEU": tuple(BLEU_COUNTS)}.get(metric, ("errors", "tokens"))
+    return ("utterance", *own)
+
+
 def _items(scores: pd.DataFrame) -> list[str]:
     return [name for name in ITEM if name in scores]
 

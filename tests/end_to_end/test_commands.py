@@ -18,7 +18,8 @@ import torch
 
 import wavbench as wb
 from wavbench.benchmark import cli, experiment
-from wavbench.benchmark.record import read_record, read_records
+from wavbench.benchmark.collect import collect
+from wavbench.benchmark.record import read_record
 from wavbench.upstream.errors import UserError
 
 TINY = ("upstream=wav2vec2_tiny", "weights=random", "seed=0")
@@ -176,7 +177,7 @@ def test_a_sweep_runs_every_cell_then_skips_them_and_says_which_failed(
     assert done.err.count("failed: phones on corpus with fbank: ") == 1
     assert "the upstream has no layer 2" in done.err
     assert done.lines[-1] == f"results: {tmp_path / 'results'}"
-    found = read_records(tmp_path / "results")
+    found = collect(tmp_path / "results").records
     assert len(found) == 2 + 14 + 1 + 2
     assert {record.seed for record in found} == {3}
     before = contents(tmp_path / "results")
@@ -208,7 +209,7 @@ def test_two_revisions_of_one_upstream_are_two_upstreams(
     )
     assert done.code == 0
     assert asked == ["old", "new"]
-    assert {record.upstream for record in read_records(tmp_path / "results")} == {"fbank", "fbank_raw"}
+    assert {record.upstream for record in collect(tmp_path / "results").records} == {"fbank", "fbank_raw"}
 
 
 def test_two_processes_share_a_sweep(command: list[str], corpus: Path, tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_two_processes_share_a_sweep(command: list[str], corpus: Path, tmp_path:
     assert "4 of 4 cells done, 0 failed" in done.stdout
     finished = re.findall(r"^\[\d\] finished: (\S+ on \S+ with .*) \(", done.stdout, re.M)
     assert len(finished) == len(set(finished)) == 4
-    assert len(read_records(tmp_path / "results")) == 4
+    assert len(collect(tmp_path / "results").records) == 4
     assert not list(tmp_path.rglob("*.claim"))
     assert not list(tmp_path.rglob(".tmp-*"))
 

@@ -11,8 +11,8 @@ import yaml
 from corpus_trees import write_text
 
 from wavbench.benchmark.baselines import find_baseline
+from wavbench.benchmark.collect import collect
 from wavbench.benchmark.config import CONFIGS
-from wavbench.benchmark.record import read_records
 from wavbench.downstream.heads import blstm, blstm_superb, translator, translator_superb, xvector
 from wavbench.upstream import catalog
 from wavbench.upstream.export import export_hugging_face
@@ -107,7 +107,7 @@ def test_the_experiment_runs_to_its_end_and_again_does_nothing(
     cells, upstreams = experiment(name)["cells"], experiment(name)["upstreams"]
     count = len(upstreams) * sum(len(cell.get("protocols", ["clean"])) for cell in cells)
     assert f"{count} of {count} cells done, 0 failed" in done.lines
-    records = read_records(tmp_path / "results")
+    records = collect(tmp_path / "results").records
     assert {(r.task, r.protocol) for r in records} == {
         (cell["task"], protocol) for cell in cells for protocol in cell.get("protocols", ["clean"])
     }

@@ -6,8 +6,10 @@ from pathlib import Path
 import matplotlib.image
 import pandas as pd
 
-from wavbench.benchmark.leaderboard import boards_of, long_table, write_report
+from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.plots import label_budget, label_table
+from wavbench.benchmark.report import write_report
+from wavbench.benchmark.tables import long_table
 
 
 def tuned(make_record: Callable, labels: str, minutes: float, value: float, dev: float = 50.0, **changes):
@@ -77,7 +79,7 @@ def test_boards_tell_adaptations_and_amounts_of_labels_apart(
     assert table.loc[records[1].key, "adaptation"] == "lora"
     assert table.loc[records[2].key, "labels_minutes"] == 60.2
     write_records(tmp_path, *records)
-    page, text = write_report(tmp_path)
-    assert "full fine-tuning, labels=1h" in text
-    assert "Score by labelled minutes, pr" in page.read_text()
+    done = write_report(tmp_path)
+    assert "full fine-tuning, labels=1h" in done.text
+    assert "Score by labelled minutes, pr" in done.page.read_text()
     assert (tmp_path / "figures" / "labels_pr.svg").is_file()

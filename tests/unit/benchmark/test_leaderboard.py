@@ -8,16 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from wavbench.benchmark.leaderboard import (
-    boards_of,
-    cell,
-    describe,
-    long_table,
-    markdown,
-    overview,
-    plain,
-    write_report,
-)
+from wavbench.benchmark.leaderboard import boards_of
+from wavbench.benchmark.report import write_report
+from wavbench.benchmark.tables import cell, describe, long_table, markdown, overview, plain
 from wavbench.upstream.errors import UserError
 
 PER = {"task": "pr", "metric": "PER", "higher_is_better": False, "secondary": {}}
@@ -184,14 +177,13 @@ def test_an_upstream_without_a_score_leaves_its_cell_empty(make_record: Callable
 def test_a_report_of_everything_is_written(tmp_path: Path, make_record: Callable, write_records: Callable) -> None:
     layers = [make_record(layers=k, value=40.0 + k) for k in range(3)]
     write_records(tmp_path, make_record(), *layers, make_record(**PER, synthetic=True))
-    page, text = write_report(tmp_path)
-    names = {
-        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "runs"
-    }
+    done = write_report(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name not in ("runs", ".cache")]
+    names = {str(path.relative_to(tmp_path)) for path in files}
     figures = {f"figures/{stem}.{kind}" for stem in ("scores", "layers_er") for kind in ("png", "svg", "csv")}
     assert names == {"leaderboard.csv", "leaderboard.md", "leaderboard.html"} | figures
-    assert page == tmp_path / "leaderboard.html"
-    assert "er on emotions" in text
+    assert done.page == tmp_path / "leaderboard.html"
+    assert "er on emotions" in done.text
     with open(tmp_path / "leaderboard.csv", newline="") as file:
         assert [row["task"] for row in csv.DictReader(file)] == ["er", "pr"]
 
@@ -210,10 +202,10 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path, make_record: Calla
 
 def test_single_layers_alone_make_a_report_too(tmp_path: Path, make_record: Callable, write_records: Callable) -> None:
     write_records(tmp_path, make_record(layers=2, value=41.0))
-    page, text = write_report(tmp_path)
-    assert page.is_file()
-    assert "er on emotions" in text
-    assert "41.00" in text
+    done = write_report(tmp_path)
+    assert done.page.is_file()
+    assert "er on emotions" in done.text
+    assert "41.00" in done.text
     assert pd.read_csv(tmp_path / "leaderboard.csv").empty
     assert pd.read_csv(tmp_path / "figures" / "layers_er.csv")["value"].tolist() == [41.0]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wavbench.benchmark.leaderboard import write_report
+from wavbench.benchmark.report import write_report
 
 NASTY = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
 VOID = {"meta", "img", "br", "link"}
@@ -45,7 +45,7 @@ def page(tmp_path: Path, make_record: Callable, write_records: Callable) -> str:
         make_record(upstream="near", value=45.0, commit="<b>", versions={"torch": "<i>"}),
         make_record(upstream="best", value=55.0),
     )
-    return write_report(tmp_path)[0].read_text()
+    return write_report(tmp_path).page.read_text()
 
 
 def test_the_page_loads_nothing_from_elsewhere(page: str) -> None:
@@ -102,7 +102,7 @@ def test_the_page_of_boards_without_a_mix_stands(
     tmp_path: Path, make_record: Callable, write_records: Callable
 ) -> None:
     write_records(tmp_path, make_record(layers=1))
-    assert Page(write_report(tmp_path)[0].read_text()).open == []
+    assert Page(write_report(tmp_path).page.read_text()).open == []
 
 
 def test_a_page_is_written_whole_or_not_at_all(

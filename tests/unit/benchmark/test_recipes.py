@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from wavbench.benchmark.leaderboard import boards_of, markdown
+from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.plots import label_table
 from wavbench.benchmark.recipes import canonical_labels
+from wavbench.benchmark.tables import markdown
 
 BUDGET = {"updates": 100, "batch_seconds": 8.0, "labels": "1h"}
 RECIPE = {"task": "pr", "peak_rate": 1e-3, "head_seed": 0, "labels_seed": 0, "steps": 100, "batch_seconds": 8.0}

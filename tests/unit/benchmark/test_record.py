@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from wavbench.benchmark import record as records
+from wavbench.benchmark.collect import collect
 from wavbench.benchmark.record import (
     FIELDS,
     exists,
     hashed,
     key_of,
     read_record,
-    read_records,
     read_scores,
     write_record,
     write_text,
@@ -27,11 +27,11 @@ SCORES = pd.DataFrame({"utterance": ["0a", "1e5"], "speaker": ["01", "02"], "err
 
 
 def test_a_record_reads_back_as_it_was(tmp_path: Path, make_record: Callable) -> None:
-    record = make_record(corpus="mówią «€»", layers=7, value=12.3456)
+    record = make_record(corpus="mówią «€»", layers=7, value=50.0)
     path = write_record(tmp_path, record, SCORES, None)
     assert path == tmp_path / "runs" / f"{record.key}.json"
     assert read_record(path) == record
-    assert read_records(tmp_path) == [record]
+    assert collect(tmp_path).records == [record]
     assert exists(tmp_path, record.key)
     assert not exists(tmp_path, "another")
 
@@ -168,7 +168,7 @@ def test_a_damaged_or_foreign_record_is_one_clear_screen(tmp_path: Path, make_re
     for name, text in damage(path.read_text()).items():
         path.write_text(text)
         with pytest.raises(UserError) as error:
-            read_records(tmp_path)
+            read_record(path)
         screen = error.value.screen()
         assert str(path) in screen, name
         assert "delete it and run its cell again" in screen, name

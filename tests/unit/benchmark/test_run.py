@@ -13,7 +13,8 @@ import soundfile
 
 from wavbench.benchmark import record as records
 from wavbench.benchmark.cell import Cell, Paths, layer_choices, plan_cell
-from wavbench.benchmark.record import exists, read_record, read_records, read_scores
+from wavbench.benchmark.collect import collect
+from wavbench.benchmark.record import exists, read_record, read_scores
 from wavbench.benchmark.run import run_cell
 from wavbench.benchmark.stats import interval
 from wavbench.downstream.metrics import METRICS
@@ -135,7 +136,7 @@ def test_what_does_not_determine_a_result_leaves_its_key(
 
 
 def test_commit_time_and_cost_are_in_the_record_and_not_in_its_key(done: Paths) -> None:
-    for record in read_records(done.results):
+    for record in collect(done.results).records:
         assert record.started
         assert {"extract_s", "fit_s", "peak_memory_mb", "store_mb", "parameters"} <= set(record.cost)
         assert all(np.isfinite(value) for value in record.cost.values())
@@ -178,7 +179,7 @@ def test_a_fold_of_other_sessions_is_another_result(tmp_path: Path, build_corpus
 
 
 def test_values_and_intervals_can_be_recomputed_from_the_scores(done: Paths) -> None:
-    found = read_records(done.results)
+    found = collect(done.results).records
     assert {record.task for record in found} == {"er", "lid", "asv", "pr", "phones"}
     for record in found:
         scores = read_scores(done.results, record.key)
@@ -190,7 +191,7 @@ def test_values_and_intervals_can_be_recomputed_from_the_scores(done: Paths) -> 
 
 
 def test_predictions_are_kept_with_ids_and_text_for_those_who_may_read_them(done: Paths) -> None:
-    by_task = {record.task: record.key for record in read_records(done.results)}
+    by_task = {record.task: record.key for record in collect(done.results).records}
     table = pd.read_csv(done.results / "runs" / f"{by_task['pr']}.predictions.csv", keep_default_na=False)
     assert table["id"].tolist() == COLUMNS["id"][27:]
     assert table["reference"].tolist() == COLUMNS["phones"][27:]

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from wavbench.benchmark import plots
-from wavbench.benchmark.leaderboard import boards_of, write_report
+from wavbench.benchmark.collect import collect
+from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.plots import confusions, det_curves, det_points
-from wavbench.benchmark.record import write_record
-from wavbench.downstream.metrics import error_curve
-from wavbench.upstream.errors import UserError
+from wavbench.benchmark.record import Record, write_record
+from wavbench.benchmark.report import write_report
+from wavbench.downstream.metrics import METRICS, error_curve
 
 EER = {"task": "asv", "metric": "EER", "higher_is_better": False, "corpus": "voices", "head": "projection"}
 
@@ -36,11 +37,17 @@ def answers(classes: int = 3) -> pd.DataFrame:
 @pytest.fixture
 def results(tmp_path: Path, make_record: Callable) -> tuple[Path, list]:
     """A folder with two verification records and two of classes, and their boards."""
+
+    def measured(scores: pd.DataFrame, **values: object) -> tuple[Record, pd.DataFrame]:
+        metric = values.get("metric", "accuracy")
+        return make_record(**values, value=float(METRICS[metric](scores)[0])), scores
+
     found = [
-        (make_record(**EER, upstream="near", value=31.0), trials(4_000, 1.0)),
-        (make_record(**EER, upstream="far", value=16.0), trials(4_000, 2.0, 1)),
+        measured(trials(4_000, 1.0), **EER, upstream="near"),
+        measured(trials(4_000, 2.0, 1), **EER, upstream="far"),
+        measured(answers().assign(errors=1), upstream="worse"),
+        measured(answers(), upstream="better"),
     ]
-    found += [(make_record(upstream=u, value=v), answers()) for u, v in (("worse", 40.0), ("better", 75.0))]
     for record, scores in found:
         write_record(tmp_path, record, scores, None)
     return tmp_path, boards_of([record for record, _ in found])
@@ -130,7 +137,7 @@ def test_no_two_corpora_share_a_file() -> None:
 
 def test_names_with_dots_and_underscores_share_no_file(tmp_path: Path, make_record: Callable) -> None:
     pairs = [("lid", "lang.v1"), ("lid", "lang.v2"), ("classify-a", "b_c"), ("classify-a_b", "c")]
-    records = [make_record(task=task, corpus=corpus) for task, corpus in pairs]
+    records = [make_record(task=task, corpus=corpus, value=75.0) for task, corpus in pairs]
     for record in records:
         write_record(tmp_path, record, answers(), None)
     figures = confusions(boards_of(records), tmp_path, tmp_path / "figures")
@@ -139,13 +146,13 @@ def test_names_with_dots_and_underscores_share_no_file(tmp_path: Path, make_reco
     assert {"confusion_lid_lang.v1.png", "confusion_classify-a_b_c.csv", "confusion_classify-a%5fb_c.svg"} <= {
         path.name for path in (tmp_path / "figures").iterdir()
     }
-    page = write_report(tmp_path)[0].read_text()
+    page = write_report(tmp_path).page.read_text()
     for task, corpus in pairs:
         assert page.count(f'alt="Which class is taken for which, {task} on {corpus}"') == 1
 
 
 def test_classes_called_na_are_drawn(tmp_path: Path, make_record: Callable) -> None:
-    record = make_record()
+    record = make_record(value=75.0)
     scores = answers().replace({"class00": "NA", "class01": "01", "class02": "1"})
     write_record(tmp_path, record, scores, None)
     write_report(tmp_path)
@@ -153,7 +160,7 @@ def test_classes_called_na_are_drawn(tmp_path: Path, make_record: Callable) -> N
     assert set(table["label"]) == {"NA", "01", "1"}
 
 
-def test_a_report_that_fails_changes_nothing(results: tuple) -> None:
+def test_a_report_that_fails_changes_nothing(results: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, boards = results
     write_report(folder)
 
@@ -163,16 +170,17 @@ def test_a_report_that_fails_changes_nothing(results: tuple) -> None:
     (better,) = (row.record for board in boards for row in board.rows if row.upstream == "better")
     path = folder / "runs" / f"{better.key}.json"
     path.write_text(path.read_text().replace('"n": 100', '"n": 101'))
-    (folder / "runs" / f"{better.key}.scores.csv").write_bytes(b"\xff\xfe\x00")
+    collect(folder)
     before = contents()
-    with pytest.raises(UserError, match="scores of a record cannot be read"):
+    monkeypatch.setattr(plots, "confusions", None)
+    with pytest.raises(TypeError):
         write_report(folder)
     assert contents() == before
 
 
 def test_both_kinds_of_figures_are_on_the_page_once(results: tuple) -> None:
     folder, _ = results
-    page = write_report(folder)[0].read_text()
+    page = write_report(folder).page.read_text()
     for words in ("Misses against false alarms, asv on voices", "Which class is taken for which, er on emotions"):
         assert page.count(f'alt="{words}"') == 1
     assert (folder / "figures/det_voices.png").is_file()

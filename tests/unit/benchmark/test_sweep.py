@@ -14,7 +14,7 @@ import pytest
 
 from wavbench.benchmark import sweep as module
 from wavbench.benchmark.cell import Cell, Paths, plan_cell
-from wavbench.benchmark.record import read_records
+from wavbench.benchmark.collect import collect
 from wavbench.benchmark.sweep import Job, sweep
 from wavbench.upstream import claims
 from wavbench.upstream.catalog import load
@@ -109,7 +109,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
     assert "unknown upstream 'fbnk'" in outcomes[1].error
     assert "no values in column 'phones'" in outcomes[2].error
     assert (said.count("failed:"), said.count("finished:")) == (3, 1)
-    assert len(read_records(paths.results)) == 1
+    assert len(collect(paths.results).records) == 1
     assert not list(paths.results.rglob("*.claim"))  # nothing stays claimed
 
 

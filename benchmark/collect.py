@@ -1,0 +1,87 @@
+"""The records of a results folder, with those left out that cannot be read or are not what their scores say."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavbench.benchmark.record import Record, read_record, read_scores, write_text
+from wavbench.downstream.metrics import METRICS
+from wavbench.upstream.errors import UserError
+
+CACHE = Path(".cache/verified.json")  # under the results; not for git
+VERSION = 1  # of how records are verified: another number forgets what was kept
+ROUNDING = 1e-3  # of a value: records keep four digits, scores of trials five
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Records in order of their keys, and what is wrong with those that are not among them."""
+
+    records: list[Record]
+    problems: list[UserError]
+
+
+def collect(results: Path) -> Collected:
+    """All records whose scores give their value, or that have no scores beside them.
+
+    A record without scores is kept, as its value may be all that somebody passed on; it is compared with no other.
+
+    Args:
+        results: folder. What was verified once is not read again until it changes; that is kept under the folder.
+    """
+    known, verified = _read_cache(results), []
+    records, problems = [], []
+    for path in sorted((results / "runs").glob("*.json")):
+        try:
+            record = read_record(path)
+            scores = path.with_name(f"{record.key}.scores.csv")
+            if scores.is_file():
+                digest = hashlib.blake2b(path.read_bytes() + b"\0" + scores.read_bytes(), digest_size=12).hexdigest()
+                if digest not in known:
+                    _verify(record, results, scores)
+                verified.append(digest)
+            records.append(record)
+        except UserError as error:
+            problems.append(error)
+    if set(verified) != known:
+        place = results / CACHE
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(place, json.dumps({"version": VERSION, "verified": sorted(verified)}))
+    return Collected(records, problems)
+
+
+def _verify(record: Record, results: Path, path: Path) -> None:
+    """Raise a UserError unless a record's scores give its value."""
+    if record.metric not in METRICS:
+        raise UserError(
+            f"a record has a metric that is not known: {record.metric}",
+            where=path.with_name(f"{record.key}.json"),
+            remedy=f"one of: {', '.join(METRICS)}; delete it and run its cell again",
+        )
+    scores = read_scores(results, record.key)
+    try:
+        value = float(METRICS[record.metric](scores)[0])
+    except (KeyError, ValueError, TypeError, UserError) as error:
+        raise UserError(
+            "the scores of a record are not of its metric",
+            where=path,
+            why=f"{record.metric}: {error}"[:200],
+            remedy="delete the record and run its cell again",
+        ) from None
+    if not abs(value - record.value) <= ROUNDING:
+        raise UserError(
+            "the scores of a record do not give its value",
+            where=path,
+            why=f"{record.metric} {value:.4f} from the scores, {record.value:.4f} in the record",
+            remedy="delete the record and run its cell again",
+        )
+
+
+def _read_cache(results: Path) -> set[str]:
+    """What an earlier report has verified; nothing where the file is none of ours."""
+    try:
+        found = json.loads((results / CACHE).read_text(encoding="utf-8"))
+        return set(found["verified"]) if found["version"] == VERSION else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

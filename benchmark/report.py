@@ -1,0 +1,66 @@
+"""`wavbench report`: the records of a results folder to tables, figures and a page."""
+
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavbench.benchmark.collect import collect
+from wavbench.benchmark.leaderboard import boards_of
+from wavbench.benchmark.ranking import ranked
+from wavbench.benchmark.record import write_text
+from wavbench.benchmark.tables import long_table, markdown, plain
+from wavbench.upstream.errors import UserError
+
+MOST_NAMED = 20  # records that are named where none can be read
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report left.
+
+    Args:
+        page: the HTML file.
+        text: the boards for a terminal.
+        problems: records that were left out, and why.
+    """
+
+    page: Path
+    text: str
+    problems: list[UserError]
+
+
+def write_report(results: Path) -> Report:
+    """leaderboard.csv, .md, .html and figures/ from the records of a results folder.
+
+    Raises:
+        UserError: there are no records that could be read.
+    """
+    from wavbench.benchmark.page import write_page
+    from wavbench.benchmark.plots import confusions, det_curves, label_budget, write_figures
+
+    collected = collect(results)
+    records = collected.records
+    if not records and len(collected.problems) == 1:
+        raise collected.problems[0]
+    if not records:
+        remedy = "`wavbench run` or `wavbench sweep` makes them; results=FOLDER says where they are"
+        why = "; ".join(f"{problem.where}: {problem.what}" for problem in collected.problems[:MOST_NAMED])
+        raise UserError("there are no records to report", where=results / "runs", why=why, remedy=remedy)
+    boards = ranked(boards_of(records), results)
+    making = results / f".report-{uuid.uuid4().hex}"  # all of it is made before any of it stands in the old one's place
+    try:
+        drawn = write_figures(boards, making / "figures") | label_budget(records, making / "figures")
+        drawn |= det_curves(boards, results, making / "figures") | confusions(boards, results, making / "figures")
+        page = results / "leaderboard.html"
+        write_page(boards, records, drawn, making / page.name)
+        write_text(making / "leaderboard.csv", long_table(boards).to_csv(index=False, lineterminator="\n"))
+        write_text(making / "leaderboard.md", markdown(boards))
+        for made in sorted(path for path in making.rglob("*") if path.is_file()):
+            place = results / made.relative_to(making)
+            place.parent.mkdir(exist_ok=True)
+            os.replace(made, place)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return Report(page, plain(boards), collected.problems)

@@ -1,0 +1,160 @@
+"""Boards as text: a line per row for a spreadsheet, Markdown, a terminal."""
+
+import pandas as pd
+
+from wavbench.benchmark.leaderboard import Board, Row
+
+HEARD = " †"  # behind values of upstreams that know the corpus
+ABOUT_HEARD = "† marks upstreams that were pretrained on audio of the corpus."
+
+
+def long_table(boards: list[Board]) -> pd.DataFrame:
+    """One line per row of every board, for leaderboard.csv."""
+    lines = []
+    for board in boards:
+        for row in board.rows:
+            record = row.record
+            lines.append(
+                {
+                    "task": board.task,
+                    "corpus": board.corpus,
+                    "synthetic": board.synthetic,
+                    "rank": row.rank,
+                    "upstream": row.upstream,
+                    "metric": board.metric,
+                    "unit": board.unit,
+                    "higher_is_better": board.higher_is_better,
+                    "value": round(row.value, 4),
+                    "ci95_low": round(row.low, 4),
+                    "ci95_high": round(row.high, 4),
+                    "ci_unit": board.ci_unit,
+                    "interval_meets_best": row.tied,
+                    "chance": board.chance,
+                    "best_layer": row.best_layer[0] if row.best_layer else "",
+                    "best_layer_value": round(row.best_layer[1], 4) if row.best_layer else "",
+                    **{f"secondary_{name}": value for name, value in record.secondary.items() if name != "chance"},
+                    "n": record.n,
+                    "seeds": row.seeds,
+                    "split": record.split,
+                    "pretrained_on": " ".join(row.heard),
+                    "protocol": f"{record.protocol} {record.protocol_version}",
+                    "updates": board.updates,
+                    "adaptation": record.adaptation,
+                    "labels_minutes": record.config.get("labels", ""),
+                    "head": record.head,
+                    "learning_rate": " ".join(f"{rate:g}" for rate in record.learning_rate),
+                    **record.cost,
+                    "corpus_hash": board.corpus_hash,
+                    "checkpoint_hash": row.checkpoint_hash,
+                    "key": record.key,
+                }
+            )
+    return pd.DataFrame(lines, columns=None if lines else ["task", "corpus", "rank", "upstream", "value"])
+
+
+def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
+    """Upstreams x boards: header and cells; `=` marks what the intervals cannot tell from the best."""
+    names = sorted({row.upstream for board in boards for row in board.rows})
+    header = ["upstream"]
+    for board in boards:
+        remarks = ", synthetic" if board.synthetic else ""
+        remarks += "" if board.protocol == "clean" else f", protocol {board.protocol}"
+        remarks += f", {board.training}" if board.training else ""
+        remarks += f", {board.head}" if board.head else ""
+        header.append(
+            f"{board.task} ({board.corpus}{remarks}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
+        )
+    lines = []
+    for name in names:
+        cells = [name]
+        for board in boards:
+            row = next((row for row in board.rows if row.upstream == name), None)
+            cells.append(cell(row) if row else "")
+        lines.append(cells)
+    return header, lines
+
+
+def cell(row: Row) -> str:
+    """A value with its interval."""
+    mark = " **best**" if row.rank == 1 else " =" if row.tied else ""
+    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]{HEARD if row.heard else ''}{mark}"
+
+
+def markdown(boards: list[Board]) -> str:
+    """leaderboard.md."""
+    header, lines = overview(boards)
+    text = ["# Leaderboard", "", *_markdown_table(header, lines), ""]
+    text += [
+        "Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column, `=` "
+        "marks rows whose interval meets the best row's: not told apart by this test set."
+        + (f" {ABOUT_HEARD}" if any(row.heard for board in boards for row in board.rows) else ""),
+        "",
+    ]
+    for board in boards:
+        text += [f"## {board.name}", "", describe(board), ""]
+        text += [*_markdown_table(*board_table(board)), ""]
+    return "\n".join(text)
+
+
+def describe(board: Board) -> str:
+    """One sentence on how a board was measured."""
+    direction = "higher" if board.higher_is_better else "lower"
+    chance = f"; knowing nothing scores {board.chance:.1f}" if board.chance is not None else ""
+    unit = f" in {board.unit}" if board.unit != board.metric else ""
+    made = " Speech made by a synthesiser." if board.synthetic else ""
+    made += f" {ABOUT_HEARD}" if any(row.heard for row in board.rows) else ""
+    return (
+        f"{board.metric}{unit}, {direction} is better{chance}. {board.n} test "
+        f"{'trials' if board.metric == 'EER' else 'utterances'} ({board.split}), intervals over {board.ci_unit}s, "
+        f"{board.updates} updates.{made}"
+    )
+
+
+def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of one board."""
+    extra = sorted({k for row in board.rows for k in row.record.secondary if k not in ("chance", "classes", "trials")})
+    extra = [name for name in extra if any(row.record.secondary.get(name) for row in board.rows)]
+    header = [
+        "rank",
+        "upstream",
+        board.metric,
+        "95 % interval",
+        "best layer",
+        *(name.replace("_", " ") for name in extra),
+    ]
+    header += ["extract s", "fit s", "store MB", "parameters"]
+    lines = []
+    for row in board.rows:
+        cost = row.record.cost
+        best = f"{row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else "-"
+        more = [f"{row.record.secondary[name]:.2f}" if name in row.record.secondary else "-" for name in extra]
+        line = [f"{row.rank}{' =' if row.tied and row.rank > 1 else ''}", row.upstream]
+        line += [f"{row.value:.2f}{HEARD if row.heard else ''}"]
+        line += [f"{row.low:.2f} to {row.high:.2f}", best, *more]
+        line += [f"{cost['extract_s']:.0f}", f"{cost['fit_s']:.0f}", f"{cost['store_mb']:.1f}"]
+        lines.append([*line, f"{cost['upstream_parameters'] / 1e6:.1f} M"])
+    return header, lines
+
+
+def plain(boards: list[Board]) -> str:
+    """The boards as text for a terminal."""
+    text = []
+    for board in boards:
+        text += [board.name, f"  {describe(board)}"]
+        width = max((len(row.upstream) for row in board.rows), default=0)
+        for row in board.rows:
+            mark = "best" if row.rank == 1 else "=" if row.tied else ""
+            best = f"  best layer {row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else ""
+            interval = f"[{row.low:6.2f}, {row.high:6.2f}]"
+            heard = HEARD if row.heard else ""
+            line = f"  {row.rank:2d}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{heard}{best}"
+            text.append(line.rstrip())
+        if not board.rows:
+            text += [f"  {x.upstream}  layer {x.layer}: {x.value:.2f}" for x in board.layers.itertuples()]
+        text.append("")
+    return "\n".join(text).rstrip()
+
+
+def _markdown_table(header: list[str], lines: list[list[str]]) -> list[str]:
+    escaped = [[text.replace("|", "\\|") for text in line] for line in [header, *lines]]
+    return [f"| {' | '.join(escaped[0])} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(x)} |" for x in escaped[1:])]

@@ -6,7 +6,7 @@ from pathlib import Path
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.plots import confusion_name
 from wavbench.benchmark.record import Record, write_text
-from wavbench.benchmark.tables import ABOUT_HEARD, board_table, describe, overview
+from wavbench.benchmark.tables import ABOUT_HEARD, ABOUT_TIES, board_table, describe, overview
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -45,6 +45,7 @@ def write_page(boards: list[Board], records: list[Record], figures: dict[str, Pa
             }
             for board in boards
         ],
+        ties=ABOUT_TIES.replace("`", ""),
         heard=ABOUT_HEARD if any(row.heard for board in boards for row in board.rows) else "",
         scores=images["scores"],
         commits=sorted({record.commit for record in records if record.commit}),

@@ -5,6 +5,11 @@ import pandas as pd
 from wavbench.benchmark.leaderboard import Board, Row
 
 HEARD = " †"  # behind values of upstreams that know the corpus
+ABOUT_TIES = (
+    "`=` marks rows that this test set does not tell apart from the best one: by paired tests on the same items, at 5 % "
+    "after Holm's correction, or by intervals that meet where scores were not passed on. Ranks are those that a "
+    "row can have, given all pairs that are told apart."
+)
 ABOUT_HEARD = "† marks upstreams that were pretrained on audio of the corpus."
 
 
@@ -28,7 +33,10 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
                     "ci95_low": round(row.low, 4),
                     "ci95_high": round(row.high, 4),
                     "ci_unit": board.ci_unit,
-                    "interval_meets_best": row.tied,
+                    "rank_first": row.ranks[0] if row.ranks else "",
+                    "rank_last": row.ranks[1] if row.ranks else "",
+                    "told_apart_from_best": not row.tied,
+                    "p_best": row.p_best,
                     "chance": board.chance,
                     "best_layer": row.best_layer[0] if row.best_layer else "",
                     "best_layer_value": round(row.best_layer[1], 4) if row.best_layer else "",
@@ -85,15 +93,22 @@ def markdown(boards: list[Board]) -> str:
     header, lines = overview(boards)
     text = ["# Leaderboard", "", *_markdown_table(header, lines), ""]
     text += [
-        "Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column, `=` "
-        "marks rows whose interval meets the best row's: not told apart by this test set."
-        + (f" {ABOUT_HEARD}" if any(row.heard for board in boards for row in board.rows) else ""),
+        f"Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column. "
+        f"{ABOUT_TIES}" + (f" {ABOUT_HEARD}" if any(row.heard for board in boards for row in board.rows) else ""),
         "",
     ]
     for board in boards:
         text += [f"## {board.name}", "", describe(board), ""]
         text += [*_markdown_table(*board_table(board)), ""]
     return "\n".join(text)
+
+
+def ranks_of(row: Row) -> str:
+    """The ranks that a row can have, or its place where it was not compared."""
+    if row.ranks is None:
+        return f"{row.rank}{' =' if row.tied and row.rank > 1 else ''}"
+    first, last = row.ranks
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def describe(board: Board) -> str:
@@ -115,7 +130,7 @@ def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
     extra = sorted({k for row in board.rows for k in row.record.secondary if k not in ("chance", "classes", "trials")})
     extra = [name for name in extra if any(row.record.secondary.get(name) for row in board.rows)]
     header = [
-        "rank",
+        "ranks",
         "upstream",
         board.metric,
         "95 % interval",
@@ -128,7 +143,7 @@ def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
         cost = row.record.cost
         best = f"{row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else "-"
         more = [f"{row.record.secondary[name]:.2f}" if name in row.record.secondary else "-" for name in extra]
-        line = [f"{row.rank}{' =' if row.tied and row.rank > 1 else ''}", row.upstream]
+        line = [ranks_of(row), row.upstream]
         line += [f"{row.value:.2f}{HEARD if row.heard else ''}"]
         line += [f"{row.low:.2f} to {row.high:.2f}", best, *more]
         line += [f"{cost['extract_s']:.0f}", f"{cost['fit_s']:.0f}", f"{cost['store_mb']:.1f}"]
@@ -147,7 +162,7 @@ def plain(boards: list[Board]) -> str:
             best = f"  best layer {row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else ""
             interval = f"[{row.low:6.2f}, {row.high:6.2f}]"
             heard = HEARD if row.heard else ""
-            line = f"  {row.rank:2d}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{heard}{best}"
+            line = f"  {ranks_of(row):5}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{heard}{best}"
             text.append(line.rstrip())
         if not board.rows:
             text += [f"  {x.upstream}  layer {x.layer}: {x.value:.2f}" for x in board.layers.itertuples()]

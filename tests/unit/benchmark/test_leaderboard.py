@@ -126,7 +126,7 @@ def test_the_table_has_a_line_per_row_with_all_that_a_paper_needs(make_record: C
         ["pr", "b", 1, 50.0],
     ]
     wanted = {"ci95_low", "ci95_high", "ci_unit", "n", "seeds", "protocol", "corpus_hash", "checkpoint_hash", "key"}
-    assert wanted | {"synthetic", "extract_s", "fit_s", "interval_meets_best"} <= set(table)
+    assert wanted | {"synthetic", "extract_s", "fit_s", "told_apart_from_best", "rank_first", "rank_last", "p_best"} <= set(table)
     assert table["chance"].tolist()[:2] == [25.0, 25.0]
 
 

@@ -6,7 +6,7 @@ from wavbench.benchmark.leaderboard import Board, Row
 
 HEARD = " †"  # behind values of upstreams that know the corpus
 ABOUT_TIES = (
-    "`=` marks rows that this test set does not tell apart from the best one: by paired tests on the same items, at 5 % "
+    "`=` marks rows that this test set does not tell apart from the best one, by paired tests of the same items at 5 % "
     "after Holm's correction, or by intervals that meet where scores were not passed on. Ranks are those that a "
     "row can have, given all pairs that are told apart."
 )

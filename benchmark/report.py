@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavbench.benchmark.collect import collect
+from wavbench.benchmark.exports import latex, spreadsheet
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.ranking import ranked
 from wavbench.benchmark.record import write_text
@@ -32,7 +33,7 @@ class Report:
 
 
 def write_report(results: Path) -> Report:
-    """leaderboard.csv, .md, .html and figures/ from the records of a results folder.
+    """leaderboard.csv, .md, .tex, .html and figures/ from the records of a results folder.
 
     Raises:
         UserError: there are no records that could be read.
@@ -55,8 +56,9 @@ def write_report(results: Path) -> Report:
         drawn |= det_curves(boards, results, making / "figures") | confusions(boards, results, making / "figures")
         page = results / "leaderboard.html"
         write_page(boards, records, drawn, making / page.name)
-        write_text(making / "leaderboard.csv", long_table(boards).to_csv(index=False, lineterminator="\n"))
+        write_text(making / "leaderboard.csv", spreadsheet(long_table(boards)))
         write_text(making / "leaderboard.md", markdown(boards))
+        write_text(making / "leaderboard.tex", latex(boards))
         for made in sorted(path for path in making.rglob("*") if path.is_file()):
             place = results / made.relative_to(making)
             place.parent.mkdir(exist_ok=True)

@@ -60,9 +60,13 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=None if lines else ["task", "corpus", "rank", "upstream", "value"])
 
 
+def overview_names(boards: list[Board]) -> list[str]:
+    """The upstreams of all boards, sorted."""
+    return sorted({row.upstream for board in boards for row in board.rows})
+
+
 def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
     """Upstreams x boards: header and cells; `=` marks what the intervals cannot tell from the best."""
-    names = sorted({row.upstream for board in boards for row in board.rows})
     header = ["upstream"]
     for board in boards:
         remarks = ", synthetic" if board.synthetic else ""
@@ -73,7 +77,7 @@ def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
             f"{board.task} ({board.corpus}{remarks}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
         )
     lines = []
-    for name in names:
+    for name in overview_names(boards):
         cells = [name]
         for board in boards:
             row = next((row for row in board.rows if row.upstream == name), None)
@@ -91,7 +95,7 @@ def cell(row: Row) -> str:
 def markdown(boards: list[Board]) -> str:
     """leaderboard.md."""
     header, lines = overview(boards)
-    text = ["# Leaderboard", "", *_markdown_table(header, lines), ""]
+    text = ["# Leaderboard", "", *markdown_table(header, lines), ""]
     text += [
         f"Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column. "
         f"{ABOUT_TIES}" + (f" {ABOUT_HEARD}" if any(row.heard for board in boards for row in board.rows) else ""),
@@ -99,7 +103,7 @@ def markdown(boards: list[Board]) -> str:
     ]
     for board in boards:
         text += [f"## {board.name}", "", describe(board), ""]
-        text += [*_markdown_table(*board_table(board)), ""]
+        text += [*markdown_table(*board_table(board)), ""]
     return "\n".join(text)
 
 
@@ -170,6 +174,7 @@ def plain(boards: list[Board]) -> str:
     return "\n".join(text).rstrip()
 
 
-def _markdown_table(header: list[str], lines: list[list[str]]) -> list[str]:
+def markdown_table(header: list[str], lines: list[list[str]]) -> list[str]:
+    """Lines of a table in which no cell ends another."""
     escaped = [[text.replace("|", "\\|") for text in line] for line in [header, *lines]]
     return [f"| {' | '.join(escaped[0])} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(x)} |" for x in escaped[1:])]

@@ -150,15 +150,22 @@ def _wrong_inside(analysis: dict) -> Iterator[str]:
         yield from dict.fromkeys(wrong)
         return
     layers = tuple(len(own) for own in analysis["layers"])
-    shapes = [_shape(value) for value in values.values() if isinstance(value, list)]
-    sound = {
-        CKA: all(shape == layers for shape in shapes),
-        CCA: all(shape and len(shape) == 2 and shape[0] == layers[0] and shape[1] for shape in shapes),
-        NORMS: all(shape == layers for shape in shapes),
-        TSNE: len(set(shapes)) == 1 and shapes[0] is not None and len(shapes[0]) == 1,
-    }
-    if not all(layers) or not sound[kind]:
+    shapes = {name: _shape(value) for name, value in values.items() if isinstance(value, list)}
+    if not all(layers) or not _sound(kind, layers, shapes):
         yield "values"
+
+
+def _sound(kind: str, layers: tuple[int, ...], shapes: dict[str, tuple[int, ...] | None]) -> bool:
+    """Whether the lists of an analysis are as long as its layers are many, or as each other."""
+    found = list(shapes.values())
+    if None in found:
+        return False
+    if kind == TSNE:
+        return len(set(found)) == 1 and len(found[0]) == 1
+    if kind == CCA:  # of every permutation as many values as of the labels themselves
+        tables = all(len(shape) == 2 and shape[0] == layers[0] and shape[1] for shape in found)
+        return tables and shapes["permuted"][1] % shapes["weighted"][1] == 0
+    return all(shape == layers for shape in found)
 
 
 def _finite(value: object) -> bool:

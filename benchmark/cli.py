@@ -21,6 +21,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench speed upstream=NAME                               forward passes against other toolkits  [peers=A,B]
   wavbench transcribe | classify | translate AUDIO… head=F   a trained head on files  [json=true]
   wavbench verify A B head=FOLDER                            how alike two voices are
+  wavbench analyse manifest=FILE upstreams=A,B               layers: CKA, CCA with labels, norms, t-SNE  [kinds=cka,cca]
   wavbench report                                            leaderboard .csv .md .html and figures
   wavbench corpus list | fetch NAME ROOT | import NAME ROOT  data sets of the field, to manifests
   wavbench corpus build NAME | check MANIFEST                the built-in corpus; every bad row  [mended=FILE]
@@ -80,6 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
         "release": (schemas.Release, (), commands.release),
         "export": (schemas.Export, (), commands.export),
         "speed": (schemas.Speed, (), commands.speed),
+        "analyse": (schemas.Analyse, (), commands.analyse),
         "report": (schemas.Report, (), commands.report),
         "corpus list": (schemas.CorpusList, ("name",), corpora.corpus_list),
         "corpus fetch": (schemas.CorpusFetch, ("name", "root"), corpora.corpus_fetch),

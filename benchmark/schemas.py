@@ -304,6 +304,27 @@ class Speed:
 
 
 @dataclass
+class Analyse:
+    """What the layers of upstreams hold and how alike they are: CKA, CCA, norms and t-SNE of a sample of a corpus."""
+
+    manifest: str = "???"
+    upstreams: list[str] = field(default_factory=list)  # NAME@random0: a random twin; ID@REVISION: of a hub id
+    root: str = ""  # folder that `audio` is relative to; the manifest's own where empty
+    kinds: list[str] = field(default_factory=list)  # cka, cca, norms, tsne; all that there are labels for where empty
+    labels: list[str] = field(default_factory=list)  # columns; speaker, language, emotion where empty
+    layer: str = ""  # of t-SNE; the best on dev where records say so, else the middle one, where empty
+    frames: int = 20_000  # that CKA and norms are of, and the most segments of CCA
+    utterances: int = 500  # of the sample
+    seed: int = 0  # of all that is drawn
+    precision: str = "fp32"  # bf16
+    checkpoints: str = ""  # folder that official checkpoints lie in; the Hub where empty
+    dtype: str = "float16"  # of stored frames: float32, int8
+    device: str = "cpu"
+    stores: str = "features"
+    results: str = "results"
+
+
+@dataclass
 class Report:
     """Records to leaderboard, figures and page."""
 

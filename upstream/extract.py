@@ -145,6 +145,11 @@ def fits(path: Path, fingerprint: Fingerprint, manifest: Manifest, upstream: Ups
     return plan.todo_bytes <= plan.free_bytes
 
 
+def lacks(path: Path, fingerprint: Fingerprint, manifest: Manifest, upstream: Upstream) -> int:
+    """How many utterances of a manifest a store does not hold, or holds of other audio; rejected ones it holds."""
+    return len(_Job(upstream, manifest, path, fingerprint, durations(manifest), PUBLISH_SECONDS, None).plan().todo)
+
+
 def batch_seconds(upstream: Upstream) -> float:
     """Seconds of audio in one forward pass: on a GPU as many as half of its free memory holds, and as the host does."""
     if upstream.device.type != "cuda":

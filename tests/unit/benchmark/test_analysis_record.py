@@ -61,6 +61,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(tmp_path: Path, make_analy
         ("cca", {"values": {}}),
         ("cca", {"permuted": [[], []]}),
         ("cca", {"weighted": [[1.0]]}),
+        ("cca", {"permuted": [[1.0], [1.0]]}),
         ("cca", {"weighted": 1.0}),
         ("tsne", {"x": [1.0]}),
         ("tsne", {"label": [1, 2, 3]}),

@@ -155,7 +155,7 @@ def _cca(found: list[Analysis], names: dict, stem: Path) -> Path:
                 table.append(row | {n: analysis.values[n] for n in ("classes", "rows")} | analysis.sample)
             colour, marker = style[name]
             even = parts - shift
-            line = _line(axis, layers, mean, even.min(axis=1), even.max(axis=1), last, colour, marker)
+            line = draw_line(axis, layers, mean, even.min(axis=1), even.max(axis=1), last, colour, marker)
             where = "" if len(layers) == 1 else f" at layer {layers[best]}"
             handles[f"{name}: {mean[best]:.2f}{where}"] = line
             if len(layers) > 1:
@@ -194,7 +194,7 @@ def _norms(found: list[Analysis], names: dict, stem: Path) -> Path:
             row = {"upstream": name, "layer": layer, "norm": norm[k], "deviation": spread[k]}
             table.append(row | {"dim": analysis.dims[0]} | analysis.sample)
         low = np.maximum(norm - spread, norm / 100)  # the axis has no zero
-        handles[name] = _line(axis, layers, norm, low, norm + spread, last, *style[name])
+        handles[name] = draw_line(axis, layers, norm, low, norm + spread, last, *style[name])
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(lambda value, place: f"{value:g}")  # its own is a formula
@@ -251,8 +251,8 @@ def _tsne(found: list[Analysis], names: dict, stem: Path) -> Path:
     return save(figure, pd.concat(table, ignore_index=True), stem)
 
 
-def _line(axis, layers: list[int], values, low, high, last: int, colour: str, marker: str):
-    """A line by layer with its band; an upstream of a single layer is a line across."""
+def draw_line(axis, layers: list[int], values, low, high, last: int, colour: str, marker: str):
+    """A line by layer with its band; an upstream of a single layer is a line across, up to the last layer of others."""
     if len(layers) == 1 and last > 0:
         axis.fill_between([0, last], low[0], high[0], color=colour, alpha=0.08, linewidth=0)
         return axis.axhline(values[0], color=colour, linewidth=1.2, linestyle="--")

@@ -8,14 +8,26 @@ from wavbench.benchmark.plots import confusion_name
 from wavbench.benchmark.record import Record, write_text
 from wavbench.benchmark.tables import ABOUT_HEARD, ABOUT_TIES, board_table, describe, overview
 
+OF_LAYERS = {  # what figures of layers show, by what their names begin with
+    "layers": "Score by layer, every task",
+    "mix": "What mixes take from each layer, beside what each layer scores alone",
+    "hours": "Score by hours of audio seen in pretraining",
+    "cca": "What layers hold of labels",
+    "cka": "How alike layers are",
+    "norms": "How large states are",
+    "tsne": "Utterances in a plane",
+}
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def write_page(boards: list[Board], records: list[Record], figures: dict[str, Path], path: Path) -> None:
+def write_page(
+    boards: list[Board], records: list[Record], figures: dict[str, Path], layers: dict[str, Path], path: Path
+) -> None:
     """Write the page whole or not at all.
 
     Args:
         figures: SVG files by name, as plots.write_figures returns them.
+        layers: those of layers, which have a part of their own.
     """
     import jinja2
 
@@ -48,6 +60,10 @@ def write_page(boards: list[Board], records: list[Record], figures: dict[str, Pa
         ties=ABOUT_TIES.replace("`", ""),
         heard=ABOUT_HEARD if any(row.heard for board in boards for row in board.rows) else "",
         scores=images["scores"],
+        layers=[
+            (_inline(figure), f"{OF_LAYERS[name.partition('_')[0]]}: {name.partition('_')[2]}")
+            for name, figure in layers.items()
+        ],
         commits=sorted({record.commit for record in records if record.commit}),
         versions=max(records, key=lambda record: record.started).versions,
         latest=max(record.started for record in records),

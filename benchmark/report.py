@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavbench.benchmark.analysis_record import read_analyses
 from wavbench.benchmark.collect import collect
 from wavbench.benchmark.exports import latex, spreadsheet
 from wavbench.benchmark.leaderboard import boards_of
@@ -24,7 +25,7 @@ class Report:
     Args:
         page: the HTML file.
         text: the boards for a terminal.
-        problems: records that were left out, and why.
+        problems: records and analyses that were left out, and why.
     """
 
     page: Path
@@ -33,11 +34,13 @@ class Report:
 
 
 def write_report(results: Path) -> Report:
-    """leaderboard.csv, .md, .tex, .html and figures/ from the records of a results folder.
+    """leaderboard.csv, .md, .tex, .html and figures/ from the records and analyses of a results folder.
 
     Raises:
         UserError: there are no records that could be read.
     """
+    from wavbench.benchmark.layer_plots import analysis_figures
+    from wavbench.benchmark.layer_scores import layers_all, mixes
     from wavbench.benchmark.page import write_page
     from wavbench.benchmark.plots import confusions, det_curves, label_budget, write_figures
 
@@ -49,13 +52,16 @@ def write_report(results: Path) -> Report:
         remedy = "`wavbench run` or `wavbench sweep` makes them; results=FOLDER says where they are"
         why = "; ".join(f"{problem.where}: {problem.what}" for problem in collected.problems[:MOST_NAMED])
         raise UserError("there are no records to report", where=results / "runs", why=why, remedy=remedy)
+    analyses, damaged = read_analyses(results)
     boards = ranked(boards_of(records), results)
     making = results / f".report-{uuid.uuid4().hex}"  # all of it is made before any of it stands in the old one's place
     try:
         drawn = write_figures(boards, making / "figures") | label_budget(records, making / "figures")
         drawn |= det_curves(boards, results, making / "figures") | confusions(boards, results, making / "figures")
+        layers = layers_all(records, making / "figures") | mixes(records, analyses, making / "figures")
+        layers |= analysis_figures(analyses, making / "figures")
         page = results / "leaderboard.html"
-        write_page(boards, records, drawn, making / page.name)
+        write_page(boards, records, drawn, layers, making / page.name)
         write_text(making / "leaderboard.csv", spreadsheet(long_table(boards)))
         write_text(making / "leaderboard.md", markdown(boards))
         write_text(making / "leaderboard.tex", latex(boards))
@@ -65,4 +71,4 @@ def write_report(results: Path) -> Report:
             os.replace(made, place)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return Report(page, plain(boards), collected.problems)
+    return Report(page, plain(boards), [*collected.problems, *damaged])

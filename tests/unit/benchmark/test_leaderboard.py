@@ -13,6 +13,7 @@ from wavbench.benchmark.report import write_report
 from wavbench.benchmark.tables import cell, describe, long_table, markdown, overview, plain
 from wavbench.upstream.errors import UserError
 
+FIGURES = ("scores", "layers_er", "layers_all", "mix_er", "mix_pr")
 PER = {"task": "pr", "metric": "PER", "higher_is_better": False, "secondary": {}}
 
 
@@ -181,7 +182,7 @@ def test_a_report_of_everything_is_written(tmp_path: Path, make_record: Callable
     done = write_report(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name not in ("runs", ".cache")]
     names = {str(path.relative_to(tmp_path)) for path in files}
-    figures = {f"figures/{stem}.{kind}" for stem in ("scores", "layers_er") for kind in ("png", "svg", "csv")}
+    figures = {f"figures/{stem}.{kind}" for stem in FIGURES for kind in ("png", "svg", "csv")}
     assert names == {f"leaderboard.{kind}" for kind in ("csv", "md", "tex", "html")} | figures
     assert done.page == tmp_path / "leaderboard.html"
     assert "er on emotions" in done.text

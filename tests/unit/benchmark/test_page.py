@@ -76,7 +76,7 @@ def test_figures_are_in_the_page_itself(page: str, tmp_path: Path) -> None:
     sources = [value for tag, name, value in Page(page).attributes if (tag, name) == ("img", "src")]
     drawings = {base64.b64decode(source.partition(",")[2]) for source in sources}
     assert drawings == {path.read_bytes() for path in (tmp_path / "figures").glob("*.svg")}
-    assert len(sources) == 2
+    assert len(sources) == 3  # scores, single layers, the layers of mixes
 
 
 def test_every_picture_has_words_for_those_who_cannot_see_it(page: str) -> None:
@@ -85,7 +85,7 @@ def test_every_picture_has_words_for_those_who_cannot_see_it(page: str) -> None:
 
 
 def test_synthetic_speech_has_a_badge_and_recorded_speech_none(page: str) -> None:
-    headings = re.findall(r"<h2 id.*?</h2>", page, re.S)
+    headings = re.findall(r"<h2 id=.board.*?</h2>", page, re.S)
     assert [("badge" in heading, "built" in heading) for heading in headings] in (
         [(True, True), (False, False)],
         [(False, False), (True, True)],

@@ -216,3 +216,20 @@ def test_upstreams_without_a_common_utterance_are_refused(
     assert "longer than the 30 s" in done.err
     assert "way out: " in done.err
     assert not (tmp_path / "results/analysis").exists()
+
+
+def test_words_with_times_are_compared_where_a_manifest_has_them(
+    wavbench: Callable, build_corpus: Callable, tmp_path: Path
+) -> None:
+    said = {"words": ["SIL good morning", "good SIL evening"] * 8, "word_ends": ["0.1 0.2 0.3", "0.1 0.2 0.3"] * 8}
+    path = build_corpus(tmp_path / "said", 16, shortest=0.4, longest=0.5, **said)
+    places = (f"results={tmp_path / 'results'}", f"stores={tmp_path / 'stores'}")
+    done = wavbench("analyse", f"manifest={path}", "upstreams=fbank", "kinds=cca", *places)
+    assert done.code == 0
+    one = read(tmp_path)["cca", "words", "fbank"]
+    assert (one.values["classes"], one.values["rows"]) == (3, 32)
+    bad = pd.read_csv(path).assign(word_ends="0.1 0.2")
+    bad.to_csv(path, index=False)
+    done = wavbench("analyse", f"manifest={path}", "upstreams=fbank", *places)
+    assert done.code == 2
+    assert "3 words but 2 word_ends" in done.err

@@ -157,7 +157,7 @@ def _wrong_inside(values: dict) -> list[str]:
     config = values["config"]
     budget = config.get("budget", {})
     budget = budget if isinstance(budget, dict) else None
-    heard = config.get("heard", [])
+    heard, trained = config.get("heard", []), config.get("pretraining", {"hours": 0.0, "run": "", "id": ""})
     sound = {
         "value": math.isfinite(values["value"]),
         "ci95": len(values["ci95"]) == 2 and all(map(math.isfinite, values["ci95"])),
@@ -168,6 +168,10 @@ def _wrong_inside(values: dict) -> list[str]:
         and fits(budget.get("labels", ""), str),
         "config.labels": not (budget or {}).get("labels") or fits(config.get("labels"), float),
         "config.heard": fits(heard, list[str]),
+        "config.pretraining": isinstance(trained, dict)
+        and fits(trained.get("hours"), float)
+        and 0 <= trained["hours"] < math.inf
+        and fits([trained.get("run"), trained.get("id")], list[str]),
     }
     return [name for name, well in sound.items() if not well]
 

@@ -25,6 +25,7 @@ def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "") -
     """
     from wavbench.upstream import catalog
     from wavbench.upstream.checkpoints import read_checkpoint, write_checkpoint
+    from wavbench.upstream.kept import plain, trained_of
 
     stem, config, state = read_checkpoint(run / "checkpoint.safetensors")
     if catalog.find_preset(name) != (stem, config):
@@ -36,7 +37,8 @@ def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "") -
     path = out / f"{name}.safetensors"
     exact = getattr(catalog.family(stem), "EXACT", ())  # prefixes of weights that are not to be rounded
     kept = {key: value if key.startswith(exact) else value.half() for key, value in state.items()}
-    write_checkpoint(path, stem, config, kept)
+    trained = trained_of(run / "checkpoint.safetensors")
+    write_checkpoint(path, stem, config, kept, trained=plain(trained) if trained else None)
     _curves(tables, out / f"{name}.png")
     parameters = sum(value.numel() for value in state.values())
     write_text(out / f"{name}.md", _card(name, about, tables, parameters, licence, notes))

@@ -39,6 +39,7 @@ def write_report(results: Path) -> Report:
     Raises:
         UserError: there are no records that could be read.
     """
+    from wavbench.benchmark.hours_plots import hours_seen
     from wavbench.benchmark.layer_plots import analysis_figures
     from wavbench.benchmark.layer_scores import layers_all, mixes
     from wavbench.benchmark.page import write_page
@@ -59,7 +60,7 @@ def write_report(results: Path) -> Report:
         drawn = write_figures(boards, making / "figures") | label_budget(records, making / "figures")
         drawn |= det_curves(boards, results, making / "figures") | confusions(boards, results, making / "figures")
         layers = layers_all(records, making / "figures") | mixes(records, analyses, making / "figures")
-        layers |= analysis_figures(analyses, making / "figures")
+        layers |= hours_seen(records, making / "figures") | analysis_figures(analyses, making / "figures")
         page = results / "leaderboard.html"
         write_page(boards, records, drawn, layers, making / page.name)
         write_text(making / "leaderboard.csv", spreadsheet(long_table(boards)))

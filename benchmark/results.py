@@ -19,6 +19,7 @@ from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import Result
 from wavbench.downstream.saved import save_heads
 from wavbench.downstream.splits import fold_column
+from wavbench.upstream.kept import plain
 from wavbench.upstream.manifest import Manifest
 
 MOST_CLASSES = 200  # of a confusion matrix that is written
@@ -98,6 +99,7 @@ def write_result(
             **({"units": plan.cell.units} if plan.cell.units else {}),
             **({"features": plan.cell.features} if plan.cell.features != STORED else {}),
             **({"dtype": plan.fingerprint.dtype} if plan.cell.dtype != "float16" else {}),
+            **({"pretraining": plain(plan.upstream.trained)} if plan.upstream.trained else {}),
             "heard": list(plan.heard),  # corpora of this cell that the upstream was pretrained on
             "trials": False
             if plan.trials is None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from wavbench.upstream import inference
 from wavbench.upstream.errors import UserError, closest
 from wavbench.upstream.features import Features
+from wavbench.upstream.kept import Trained, trained_of
 
 MODELS = Path(__file__).parent / "models"
 WEIGHTS = Path(__file__).parent / "weights"  # shipped checkpoints, one <preset name>.safetensors each
@@ -69,6 +70,7 @@ class Upstream:
         self.precision = "fp32"
         self.set_precision(precision)
         self.pretraining: tuple[str, ...] = ()  # corpora that the weights have heard, where that is known
+        self.trained: Trained | None = None  # how long, where that is known
         self.language: str | None = None  # whose adapters are in the model, where they were exchanged
         self.num_states: int = model.num_states
         self.dim: int = model.dim
@@ -324,7 +326,9 @@ def _load_file(name: str, path: Path, weights: str | None, seed: int, device, ti
             model, checkpoint = build_random(stem, config, seed), f"{checkpoint} random seed {seed}"
     else:
         model = fill(stem, config, state, where=path)
-    return Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
+    upstream = Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
+    upstream.trained = trained_of(path) if weights is None else None
+    return upstream
 
 
 def _load_pickle(name: str, path: Path, weights: str | None, seed: int, device) -> Upstream:

@@ -35,7 +35,9 @@ class Checkpoint:
     notes: tuple[str, ...] = ()  # sentences for people: what was assumed
 
 
-def write_checkpoint(path: Path | str, family: str, config, state: Mapping[str, Tensor]) -> None:
+def write_checkpoint(
+    path: Path | str, family: str, config, state: Mapping[str, Tensor], trained: Mapping | None = None
+) -> None:
     """One safetensors file with the config in it; a kill leaves the old file or the new one, never half of one.
 
     Args:
@@ -43,12 +45,14 @@ def write_checkpoint(path: Path | str, family: str, config, state: Mapping[str, 
         family: file name in `upstream/models`, without its suffix.
         config: the dataclass that the family builds from.
         state: the model's `state_dict()`.
+        trained: what `kept.Trained` says of the training, plain values; None where nobody knows.
     """
     from safetensors.torch import save
 
     path = Path(path)
     description = {name: value for name, value in catalog.describe(family, config).items() if name != "family"}
     metadata = {"format": FORMAT, "family": family, "config": json.dumps(description)}
+    metadata |= {} if trained is None else {"trained": json.dumps(trained)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_in(path.parent)
     try:

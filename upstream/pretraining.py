@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wavbench.upstream import catalog, codes, units
+from wavbench.upstream import catalog, codes, kept, units
 from wavbench.upstream.batch_plan import Batch, plan_epoch
 from wavbench.upstream.checkpoints import write_checkpoint
 from wavbench.upstream.crops import Crops
@@ -271,8 +271,12 @@ def pretrain(
     hears = getattr(module_file, "NEEDS_WAVEFORMS", True)
 
     def export(which: str) -> None:
-        name = {"last": "checkpoint.safetensors", "best": "best.safetensors"}[which]
-        write_checkpoint(folder / name, stem, preset, encoder.state_dict())
+        told = kept.Trained(run=upstream, id=run, steps=training.step, hours=training.hours, init=begun)
+        place = {"last": Path("checkpoint.safetensors"), "best": Path("best.safetensors")}
+        path = folder / place.get(which, Path(kept.FOLDER) / told.file)
+        write_checkpoint(path, stem, preset, encoder.state_dict(), trained=kept.plain(told))
+        if which == "kept":
+            kept.write_table(path.parent)
 
     def crops(rows: np.ndarray) -> Crops:
         targets = functools.partial(module_file.targets, objective_config)
@@ -287,6 +291,8 @@ def pretrain(
         **dataclasses.asdict(objective_config), **dataclasses.asdict(data),
         **{name: value for name, value in dataclasses.asdict(settings).items() if not name.endswith("_every")},
     }  # fmt: skip
+    begun = hyperparameters["init"] or ""
+    run = hashlib.blake2b(json.dumps(hyperparameters, sort_keys=True).encode(), digest_size=6).hexdigest()
     on_device = audio_on_device and hears
     samples = torch.from_numpy(np.ascontiguousarray(speech.samples)).to(fabric.device) if on_device else None
     training = Training(

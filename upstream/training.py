@@ -48,6 +48,7 @@ class Settings:
         dev_every: steps between dev losses.
         probe_every: steps between probes, 0 for none.
         save_every: steps between checkpoints.
+        keep_every: steps between encoders that are kept, 0 for none; the last one is.
     """
 
     steps: int
@@ -67,10 +68,11 @@ class Settings:
     dev_every: int = 1_000
     probe_every: int = 0
     save_every: int = 500
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         refuse_below(self, dict.fromkeys(("steps", "accumulate", "log_every", "dev_every", "save_every"), 1))
-        refuse_below(self, dict.fromkeys(("probe_every", "peak_rate", "warmup", "hold"), 0))
+        refuse_below(self, dict.fromkeys(("probe_every", "keep_every", "peak_rate", "warmup", "hold"), 0))
         refuse_below(self, dict.fromkeys(("weight_decay", "clip_norm"), 0))
         if self.warmup + self.hold > 1:
             raise UserError(
@@ -156,7 +158,7 @@ class Training:
         hyperparameters: everything that decides the result; a resumed run must have the same.
         data: what is learned from, to be written down.
         folder: of the run.
-        export: called with "last" or "best" when the weights of the encoder are to be written.
+        export: called with "last", "best" or "kept" when the weights of the encoder are to be written.
         groups: parameters with the `factor` that multiplies their learning rate; all of the module's alike where None.
         share: name of the column that tells how much of the frames counts.
         judge: dev value that the best is known by.
@@ -235,6 +237,8 @@ class Training:
                 last = self._finished()
             if self.probe and (last or (settings.probe_every and self.step % settings.probe_every == 0)):
                 self._probe()
+            if settings.keep_every and (last or self.step % settings.keep_every == 0):
+                self._keep()  # before the state: a run that goes on from it would never come by here again
             if last or self.step % settings.save_every == 0:
                 self._save()
         if self.log:
@@ -366,6 +370,11 @@ class Training:
         torch.set_num_threads(threads)
         self.fabric.barrier()
         self.began += time.perf_counter() - paused
+
+    def _keep(self) -> None:
+        self._check_finite()
+        if self.fabric.is_global_zero:
+            write_whole(self.folder, lambda: self.export("kept"))
 
     def _save(self) -> None:
         self._check_finite()

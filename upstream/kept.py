@@ -1,0 +1,87 @@
+"""How long an encoder was trained, told in its file; and encoders kept along one training, with a table of them.
+
+kept/<preset>_step<steps>_<hours>h.safetensors    each is a checkpoint as any other
+kept/kept.csv                                     file, steps, hours: of all files there
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavbench.upstream.claims import remove_orphans, temporary_in
+from wavbench.upstream.errors import UserError
+
+FOLDER = "kept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A moment of a training.
+
+    Args:
+        run: objective and preset.
+        id: of all that decides its result.
+        steps: updates done.
+        hours: of audio seen in them, repetitions counted; not what made units or the weights that it began with.
+        init: hash of the weights that it began with; "" for random ones.
+    """
+
+    run: str
+    id: str
+    steps: int
+    hours: float
+    init: str = ""
+
+    @property
+    def file(self) -> str:
+        """Its name among those that are kept."""
+        return f"{self.run}_step{self.steps:06d}_{self.hours:.2f}h.safetensors"
+
+
+def trained_of(path: Path) -> Trained | None:
+    """What a checkpoint of ours says of its training; None where it says nothing, or nothing that can be understood.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads((file.metadata() or {}).get("trained", "null"))
+        found = Trained(**told)
+        kinds = {"run": str, "id": str, "steps": int, "hours": float, "init": str}
+        sound = all(isinstance(getattr(found, name), kind) for name, kind in kinds.items())
+        return found if sound and 0 <= found.hours < float("inf") else None
+    except (ValueError, TypeError, RecursionError):
+        return None
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path.name} is damaged", where=path, why=str(error), remedy="fetch or write it again"
+        ) from None
+
+
+def write_table(folder: Path) -> None:
+    """Write the table of all encoders that a folder has, by steps; whole or not at all."""
+    remove_orphans(folder)
+    found = [(told, path.name) for path in folder.glob("[!.]*.safetensors") if (told := trained_of(path))]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", "steps", "hours"])
+    table.writerows([name, told.steps, repr(told.hours)] for told, name in sorted(found, key=lambda one: one[0].steps))
+    temporary = temporary_in(folder)
+    try:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(temporary, folder / "kept.csv")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(trained: Trained) -> dict:
+    """Its values for metadata and records; what it began with only where that is not chance."""
+    values = dataclasses.asdict(trained)
+    return values if trained.init else {name: value for name, value in values.items() if name != "init"}

@@ -1,6 +1,6 @@
 """What a cell is, and all that its result depends on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.description import description_of
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import fingerprint_of, store_path
-from wavbench.upstream.manifest import Manifest
+from wavbench.upstream.manifest import Manifest, corpus_name
 from wavbench.upstream.store import Fingerprint
 
 ALL = "all"  # the mix and every layer
@@ -66,6 +66,31 @@ class Cell:
     save: Path | None = None
     loaded: tuple[tuple[str, object], ...] = ()
     keep_frames: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One cell with what it runs on, by name.
+
+    Args:
+        upstream: loads it.
+        upstream_name: for people.
+        manifest: its path.
+        root: folder that its audio is relative to; None for the manifest's own.
+        cell: task, layers, seed.
+    """
+
+    upstream: Callable[[], Upstream]
+    upstream_name: str
+    manifest: Path
+    root: Path | None = None
+    cell: Cell
+
+    @property
+    def name(self) -> str:
+        head = f" {self.cell.head}" if self.cell.head else ""
+        protocol = "" if self.cell.protocol == "clean" else f" (protocol {self.cell.protocol})"
+        return f"{self.cell.task}{head} on {corpus_name(self.manifest)} with {self.upstream_name}{protocol}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench extract upstream=NAME manifest=FILE               features to HDF5  [layers=all|4,8] [pool=none|mean]
   wavbench run task=NAME upstream=NAME manifest=FILE         one cell  [layers=mix|all|6] [head=NAME] [save=FOLDER]
   wavbench sweep experiment=NAME                             many cells, resumable  [workers=N] [root=FOLDER] [--dry]
+  wavbench status experiment=NAME                            its cells: done, running, failed, to do
   wavbench pretrain objective=hubert|wav2vec2|... manifest=FILE  train an upstream  [preset=tiny|small|base|large]
   wavbench finetune task=asr|pr upstream=NAME manifest=FILE  head and upstream  [labels=10min] [adaptation=lora]
   wavbench lm text=FILE|manifest=FILE out=FILE.arpa          a language model  [kind=ngram|transformer] [order=4]
@@ -31,6 +32,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
 A preset without weights here runs as a random twin: weights=random seed=0.
 Records go to results=FOLDER, feature stores to stores=FOLDER; `wavbench COMMAND --help` lists a command's keys.
 """
+FLAGS = {"--dry": "dry=true", "--retry-failed": "retry_failed=true"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +76,7 @@ def _dispatch(arguments: list[str]) -> int:
         "extract": (schemas.Extract, (), commands.extract),
         "run": (schemas.Run, (), commands.run),
         "sweep": (schemas.Sweep, (), experiment.sweep),
+        "status": (schemas.Sweep, (), experiment.status),
         "demo": (schemas.Demo, (), commands.demo),
         "pretrain": (schemas.Pretrain, (), commands.pretrain),
         "finetune": (schemas.Finetune, (), commands.finetune),
@@ -104,7 +107,7 @@ def _dispatch(arguments: list[str]) -> int:
         remedy = f"one of: {', '.join(near)}" if near else closest(name, list(table))
         raise UserError(f"there is no command {name!r}", remedy=remedy)
     schema, positional, command = table[name]
-    rest = ["dry=true" if word == "--dry" else word for word in arguments[words:]]
+    rest = [FLAGS.get(word, word) for word in arguments[words:]]
     if name == "pretrain":
         from wavbench.benchmark import pretraining
 

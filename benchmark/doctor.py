@@ -13,7 +13,7 @@ EXTRAS = {
     "synthetic": ("espeakng_loader", "the built-in corpus (`make demo`)"),
     "parquet": ("pyarrow", "Parquet manifests"),
     "lm": ("kenlm", "n-gram models of more than 5 million n-grams"),
-    "launchers": ("hydra_plugins.hydra_submitit_launcher", "SLURM, joblib and Ray launchers"),
+    "launchers": ("ray", "workers of a sweep on SLURM (submitit) and Ray"),
     "dev": ("pytest", "the tests"),
 }
 

@@ -1,41 +1,16 @@
 """`wavbench sweep`: an experiment's file to cells, the corpora that it names to manifests, and the cells to records."""
 
-import inspect
 import os
-import re
-import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wavbench.benchmark import schemas
-from wavbench.benchmark.display import Display
+from wavbench.benchmark import launchers, schemas
+from wavbench.benchmark.display import Display, duration
 from wavbench.benchmark.loading import check_device, check_seed, load_upstream
+from wavbench.benchmark.sources import Source, ready, source_of, with_lexicons
 from wavbench.upstream.errors import UserError
-
-BUILT = Path("corpora")  # folder of corpora that wavbench makes itself
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a cell's utterances come from.
-
-    Args:
-        manifest: its path.
-        root: folder that its audio is relative to; None for the manifest's own.
-        corpus: reader that makes it, "" where somebody wrote the manifest.
-        options: of the reader, all of them.
-        lexicon: file that pronounces its text, None where there is none.
-        place: folder that the corpus is looked for in.
-    """
-
-    manifest: Path
-    root: Path | None = None
-    corpus: str = ""
-    options: tuple[tuple[str, object], ...] = ()
-    lexicon: Path | None = None
-    place: Path | None = None
 
 
 def sweep(config: schemas.Sweep) -> int:
@@ -44,113 +19,97 @@ def sweep(config: schemas.Sweep) -> int:
     from wavbench.benchmark.sweep import sweep as run_sweep
     from wavbench.upstream.listener import Listener
 
-    config = _chosen(config)
-    sources = _with_lexicons([source_of(cell, config) for cell in config.cells])
+    config, sources, jobs = _prepared(config)
     if config.dry:
         from wavbench.benchmark.plan import print_plan
 
-        return print_plan(config, sources)
-    rank = int(os.environ.get("WAVBENCH_WORKER", "0"))
+        return print_plan(config, sources, jobs)
+    rank = int(os.environ.get(launchers.RANK, "0"))
     with Display() as display:
-        ready = {source: _ready(source, config, display) for source in dict.fromkeys(sources)}
-    jobs = jobs_of(config, [ready[source] for source in sources])
-    paths = Paths(Path(config.results), Path(config.stores))
-    helpers = _start_helpers(config) if rank == 0 else []
+        found = {source: ready(source, config, display) for source in dict.fromkeys(sources)}
+    jobs = jobs_of(config, [found[source] for source in sources])
+    paths, since = Paths(Path(config.results), Path(config.stores)), time.time()
+    if config.launcher != "local" and rank == 0:
+        return _launched(config, jobs, paths.results, since)
+    helpers = _start_helpers(config, since) if rank == 0 else None
+    retry_since = float(os.environ.get(launchers.SINCE, since)) if config.retry_failed else None
     try:
         with Display(prefix=f"[{rank}] " if rank or helpers else "") as display:
             if rank == 0:
                 display.say(f"{len(jobs)} cells: {len(config.cells)} tasks x {len(config.upstreams)} upstreams")
             ahead = jobs if rank % 2 == 0 else jobs[::-1]  # two workers start from both ends and rarely wait
-            outcomes = run_sweep(ahead, paths, Listener(display.say, display.progress), wait=rank == 0)
+            listener = Listener(display.say, display.progress)
+            outcomes = run_sweep(ahead, paths, listener, wait=rank == 0, retry_since=retry_since)
     except BaseException:
-        for helper in helpers:
-            helper.terminate()
+        if helpers:
+            helpers.stop()
         raise
-    for helper in helpers:
-        helper.wait()
-    failed = [outcome for outcome in outcomes if outcome.error]
-    if rank == 0:
-        print(f"{len(outcomes) - len(failed)} of {len(jobs)} cells done, {len(failed)} failed")
-        for outcome in failed:
-            print(f"failed: {outcome.job.name}: {outcome.error.splitlines()[0]}", file=sys.stderr)
-        print(f"results: {paths.results}")
-    return 1 if failed else 0
+    if helpers:
+        launchers.wait(helpers, lambda: None)
+    failed = {outcome.job.name: outcome.error for outcome in outcomes if outcome.error}
+    return _ended(len(jobs), len(outcomes) - len(failed), failed, paths.results) if rank == 0 else int(bool(failed))
 
 
-def source_of(cell: schemas.SweepCell, config: schemas.Sweep) -> Source:
-    """Where a cell's utterances come from.
+def status(config: schemas.Sweep) -> int:
+    """How far the cells of an experiment are; 0 where all are done."""
+    from wavbench.benchmark.states import ALL, DONE, FAILED, RUNNING, standing
 
-    Raises:
-        UserError: it names both a manifest and a corpus, or neither, or an option that its reader lacks.
-    """
-    from wavbench.upstream.corpus import load_corpus
-
-    corpora = Path(config.corpora)
-    if bool(cell.manifest) == bool(cell.corpus):
-        raise UserError(
-            f"the cell {cell.task} names {'both a manifest and a corpus' if cell.corpus else 'no corpus'}",
-            where=f"experiment {config.experiment}",
-            remedy="give manifest: FILE.csv, or corpus: NAME of a reader (`wavbench corpus list`)",
-        )
-    if cell.manifest:
-        return Source(corpora / cell.manifest)
-    module = load_corpus(cell.corpus)
-    if not hasattr(module, "read"):  # one that is built, where `wavbench corpus build` builds it
-        if cell.options:
-            raise UserError(f"{cell.corpus} has no options", where=f"experiment {config.experiment}")
-        return Source(BUILT / cell.corpus / "manifest.csv", corpus=cell.corpus)
-    reader = inspect.signature(module.read).parameters
-    known = {o.name: o.default for o in list(reader.values())[1:] if o.name != "into"}
-    unknown = [name for name in cell.options if name not in known]
-    if unknown:
-        raise UserError(
-            f"{cell.corpus} has no option {unknown[0]!r}",
-            where=f"experiment {config.experiment}",
-            remedy=f"known options: {', '.join(known) or 'none'}",
-        )
-    options = {name: _fitted(name, value, known[name], config) for name, value in cell.options.items()}
-    root = Path(config.root or ".")
-    stem = cell.name or "-".join([cell.corpus, *map(str, options.values())])
-    stem = re.sub(r"[/\\]", "_", stem)  # names of the Hub and folders hold slashes
-    place = root / cell.corpus if (root / cell.corpus).is_dir() else root
-    return Source(
-        manifest=corpora / f"{stem}.csv",
-        corpus=cell.corpus,
-        options=tuple((known | options).items()),
-        lexicon=(place if (place / cell.lexicon).is_file() else root) / cell.lexicon if cell.lexicon else None,
-        place=place,
-    )
+    config, _, jobs = _prepared(config)
+    found = [(job, *standing(Path(config.results), job)) for job in jobs]
+    counted = {state: sum(own == state for _, own, _ in found) for state in ALL}
+    print(f"{config.experiment}: {len(jobs)} cells, {', '.join(f'{n} {state}' for state, n in counted.items())}")
+    for job, state, note in found:
+        if state != DONE:
+            since = f" for {duration(time.time() - note.at)}" if note and state == RUNNING else ""
+            print(f"{state + since:12}  {job.name}")
+            if state == FAILED:
+                print("".join(f"              {line}\n" for line in note.error.splitlines()[:4]), end="")
+    if counted[FAILED]:
+        print("retry_failed=true tries those again that failed")
+    return 0 if counted[DONE] == len(jobs) else 1
 
 
-def _fitted(name: str, value: object, default: object, config: schemas.Sweep) -> object:
-    """An option as its reader takes it: `classes: 4` and `version: 0.01` are numbers to YAML and texts to readers."""
-    kinds = bool if isinstance(default, bool) else str | int | float
-    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-        raise UserError(
-            f"the option {name} cannot be {str(value)[:80]!r}",
-            where=f"experiment {config.experiment}",
-            remedy=f"{name}: true, or false" if isinstance(default, bool) else "one text, of several values a,b",
-        )
-    return value if isinstance(value, bool) else str(value)
+def _prepared(config: schemas.Sweep) -> tuple[schemas.Sweep, list[Source], list]:
+    """The experiment seen to be one, where each of its cells finds its utterances, and the cells."""
+    config = _chosen(config)
+    sources = with_lexicons([source_of(cell, config) for cell in config.cells])
+    return config, sources, jobs_of(config, sources)
 
 
-def _with_lexicons(sources: list[Source]) -> list[Source]:
-    """One manifest serves the tasks that read phones and those that do not."""
-    lexicons: dict[Path, Path] = {}
-    for source in sources:
-        if source.lexicon and lexicons.setdefault(source.manifest, source.lexicon) != source.lexicon:
-            raise UserError(
-                f"two lexicons are to pronounce {source.manifest.name}",
-                where=f"{lexicons[source.manifest]}, {source.lexicon}",
-                remedy="give one of the cells a manifest of its own: name: NAME",
-            )
-    return [replace(source, lexicon=lexicons.get(source.manifest)) for source in sources]
+def _launched(config: schemas.Sweep, jobs: list, results: Path, since: float) -> int:
+    """Workers on another engine do it; this process only waits, and says what came of it."""
+    from wavbench.benchmark.states import DONE, FAILED, counts, standing
+
+    workers = launchers.start(config, config.workers, since)
+    with Display() as display:
+        display.say(f"{len(jobs)} cells, {config.workers} workers by {config.launcher}")
+
+        def look() -> None:
+            found = counts(results, jobs)
+            display.progress("cells", found[DONE] + found[FAILED], len(jobs))
+
+        codes = launchers.wait(workers, look)
+    for code in codes:
+        if isinstance(code, str):
+            print(f"a worker was lost: {code}", file=sys.stderr)
+    states = [(job, *standing(results, job)) for job in jobs]
+    failed = {job.name: note.error for job, state, note in states if state == FAILED}
+    return _ended(len(jobs), sum(state == DONE for _, state, _ in states), failed, results)
+
+
+def _ended(cells: int, done: int, failed: dict[str, str], results: Path) -> int:
+    print(f"{done} of {cells} cells done, {len(failed)} failed")
+    for name, error in failed.items():
+        print(f"failed: {name}: {error.splitlines()[0]}", file=sys.stderr)
+    if failed:
+        print("the same command leaves them; with retry_failed=true it tries them again", file=sys.stderr)
+    print(f"results: {results}")
+    return 0 if done == cells else 1
 
 
 def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
     """The cells of an experiment with what they run on, those of one upstream together: it is loaded once."""
-    from wavbench.benchmark.cell import STORED, Cell
-    from wavbench.benchmark.sweep import Job
+    from wavbench.benchmark.cell import STORED, Cell, Job
     from wavbench.downstream.fold import statistics_of
     from wavbench.downstream.language.with_lm import Model
     from wavbench.downstream.spec import find_protocol, load_task
@@ -282,114 +241,11 @@ def _trials(cell: schemas.SweepCell, source: Source, corpora: Path) -> Path | No
     return corpora / cell.trials
 
 
-def _ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
-    """A source whose manifest is there: imported now where it was not before."""
-    from wavbench.upstream.description import description_of
-    from wavbench.upstream.importing import import_corpus
-    from wavbench.upstream.lexicon import read_lexicon
-
-    if not source.corpus:
-        if not source.manifest.is_file():
-            raise UserError(
-                f"a manifest of the experiment is missing: {source.manifest}",
-                where=f"experiment {config.experiment}",
-                remedy="give corpora=FOLDER, the folder that they lie in",
-            )
-        return source
-    if source.place is None:
-        return _built(source, display)
-    if source.manifest.is_file():
-        found = description_of(source.manifest)
-        same = found.get("corpus") == source.corpus and found.get("options") == _texts(source.options)
-        root = Path(found["root"]) if found.get("root") else None
-        place = Path(os.path.realpath(source.place or "."))
-        inside = root is None or root == place or root.is_relative_to(place)
-        whole = config.partial or not found.get("partial")
-        if not (same and inside and whole and _same_lexicon(source.lexicon, found.get("lexicon") or {})):
-            raise UserError(
-                "the manifest was imported with other options, from another folder, or is not described",
-                why="" if whole else "it was made with partial=true",
-                where=source.manifest,
-                remedy="delete it to have it imported again, or give another corpora= folder",
-            )
-        return replace(source, root=root)
-    what = f"looking into {source.corpus}"
-    display.say(f"importing {source.corpus} from {source.place}")
-    try:
-        made = import_corpus(
-            source.corpus,
-            source.place,
-            source.manifest,
-            options=dict(source.options),
-            lexicon=read_lexicon(source.lexicon) if source.lexicon else None,
-            partial=config.partial,
-            progress=lambda done, total: display.progress(what, done, total),
-        )
-    except UserError as error:
-        way_out = "; ".join(
-            filter(None, [error.remedy, "--dry lists what is there, tasks=NAME runs some of the tasks"])
-        )
-        raise UserError(error.what, where=error.where, why=error.why, remedy=way_out) from None
-    for note in made.notes:
-        display.say(f"note: {note}")
-    return replace(source, root=made.root)
-
-
-def _built(source: Source, display: Display) -> Source:
-    """A corpus that wavbench makes itself, made now where it is not there."""
-    from wavbench.upstream.corpus import load_corpus
-
-    if not source.manifest.is_file():
-        display.say(f"building {source.corpus} in {source.manifest.parent}")
-        load_corpus(source.corpus).manifest(
-            source.manifest.parent,
-            progress=lambda done, total: display.progress(f"building {source.corpus}", done, total),
-        )
-    return source
-
-
-def _same_lexicon(path: Path | None, found: dict) -> bool:
-    """Whether a manifest's phones are what this lexicon would give; where it has gone since, its name has to do."""
-    from wavbench.upstream.lexicon import read_lexicon
-
-    if path is None:
-        return True
-    facts = read_lexicon(path).facts() if path.is_file() else {"name": path.name}
-    return all(found.get(name) == value for name, value in facts.items())
-
-
-def _texts(options: tuple[tuple[str, object], ...]) -> dict[str, str]:
-    return {name: str(value) for name, value in options}
-
-
-def _start_helpers(config: schemas.Sweep) -> list[subprocess.Popen]:
+def _start_helpers(config: schemas.Sweep, since: float) -> launchers.Workers | None:
     """The same sweep as further processes, each with its share of the cores."""
     import torch
 
     if config.workers == 1:
-        return []
-    threads = max((os.cpu_count() or 1) // config.workers, 1)
-    torch.set_num_threads(threads)
-    plain = (
-        "experiment",
-        "corpora",
-        "root",
-        "checkpoints",
-        "device",
-        "head_device",
-        "workers",
-        "partial",
-        "budget",
-        "stores",
-        "results",
-    )
-    words = {key: getattr(config, key) for key in plain}
-    words["head_seeds"] = ",".join(map(str, config.head_seeds))
-    if config.tasks:
-        words["tasks"] = ",".join(config.tasks)
-    if config.only:
-        words["only"] = ",".join(config.only)
-    command = [sys.executable, "-m", "wavbench.benchmark.cli", "sweep", *(f"{k}={v}" for k, v in words.items())]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    ranks = range(1, config.workers)
-    return [subprocess.Popen(command, env={**environment, "WAVBENCH_WORKER": str(rank)}) for rank in ranks]
+        return None
+    torch.set_num_threads(max((os.cpu_count() or 1) // config.workers, 1))
+    return launchers.start(config, config.workers - 1, since)

@@ -14,8 +14,11 @@ from pathlib import Path
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
+from wavbench.benchmark.cell import Job
 from wavbench.benchmark.display import duration
-from wavbench.benchmark.experiment import Source, layers_of, share, upstream_name
+from wavbench.benchmark.experiment import layers_of, share, upstream_name
+from wavbench.benchmark.sources import Source
+from wavbench.benchmark.states import ALL, counts
 from wavbench.downstream.fold import statistics_of
 from wavbench.downstream.spec import Task
 from wavbench.upstream.errors import UserError
@@ -68,7 +71,7 @@ class Shape:
     remark: str
 
 
-def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
+def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Job]) -> int:
     """Print it; the exit code is 0 whether or not everything is there."""
     from wavbench.benchmark.cell import STORED
     from wavbench.downstream.spec import find_protocol, load_task
@@ -82,9 +85,10 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source]) -> int:
         for protocol in c.protocols
         if c.features == STORED and statistics_of(load_task(c.task).chosen(find_protocol(protocol), c.head)) is None
     }
-    runs = sum(len(cell.protocols) * len(config.head_seeds[: cell.seeds or None]) for cell in config.cells)
-    cells = runs * len(config.upstreams)
-    print(f"plan of {config.experiment}: {cells} cells, {len(config.upstreams)} upstreams, {len(sizes)} corpora\n")
+    found = counts(Path(config.results), jobs)
+    known = ", ".join(f"{found[state]} {state}" for state in ALL if found[state])
+    print(f"plan of {config.experiment}: {len(jobs)} cells, {len(config.upstreams)} upstreams, {len(sizes)} corpora")
+    print(f"cells as earlier sweeps left them: {known}\n")
     _print(
         ["corpus", "utterances", "hours", "status"],
         [[corpus_name(s.manifest), _count(z.utterances), _hours(z.hours), z.status] for s, z in sizes.items()],

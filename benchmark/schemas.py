@@ -133,7 +133,10 @@ class Sweep:
     head_seeds: list[int] = field(default_factory=lambda: [0])
     device: str = "cpu"
     head_device: str = "cpu"  # where heads are trained: cuda for recurrent ones
-    workers: int = 1  # processes on this machine
+    workers: int = 1
+    launcher: str = "local"  # joblib, submitit, ray: what starts the workers
+    engine: list[str] = field(default_factory=list)  # its options: slurm_partition:gpu,timeout_min:240
+    retry_failed: bool = False  # cells too that failed before
     stores: str = "features"
     results: str = "results"
 

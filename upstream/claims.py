@@ -60,6 +60,18 @@ def take(folder: Path, key: str, expiry: float = EXPIRY) -> Claim | None:
     return None
 
 
+def holder(folder: Path, key: str, expiry: float = EXPIRY) -> dict | None:
+    """Who holds a claim: host, pid and when its process was born; None where nobody living does."""
+    path = folder / f"{key}.claim"
+    record = _read(path)
+    try:
+        silent = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    lapsed = silent > (record or {}).get("expires_after_s", expiry)
+    return None if record is None or lapsed or is_dead(record) else record
+
+
 @contextlib.contextmanager
 def alone(folder: Path, key: str, expiry: float = 120.0) -> Iterator[None]:
     """Take a claim and hold it for as long as the block takes; see `kept`.

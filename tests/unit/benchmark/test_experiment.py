@@ -9,8 +9,9 @@ from corpus_trees import fleurs, librispeech, write_text
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
-from wavbench.benchmark.experiment import _chosen, _ready, _with_lexicons, jobs_of, source_of, sweep, upstream_name
+from wavbench.benchmark.experiment import _chosen, jobs_of, sweep, upstream_name
 from wavbench.benchmark.plan import Shape, Size, print_plan, shape_of, size_of, store_bytes
+from wavbench.benchmark.sources import ready, source_of, with_lexicons
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.importing import import_corpus
 from wavbench.upstream.lexicon import read_lexicon
@@ -95,7 +96,7 @@ def test_a_corpus_is_looked_for_under_its_readers_name_and_its_own(tmp_path: Pat
 def test_tasks_that_read_phones_and_those_that_do_not_share_a_manifest(tmp_path: Path) -> None:
     given = config(tmp_path)
     cells = cell("pr", corpus="librispeech", lexicon="words.txt"), cell("asr", corpus="librispeech")
-    first, second = _with_lexicons([source_of(one, given) for one in cells])
+    first, second = with_lexicons([source_of(one, given) for one in cells])
     assert first == second
     assert first.lexicon == tmp_path / "root/words.txt"
 
@@ -104,9 +105,9 @@ def test_two_lexicons_need_two_manifests(tmp_path: Path) -> None:
     given = config(tmp_path)
     cells = cell("pr", corpus="librispeech", lexicon="a.txt"), cell("pr", corpus="librispeech", lexicon="b.txt")
     with pytest.raises(UserError, match="two lexicons"):
-        _with_lexicons([source_of(one, given) for one in cells])
+        with_lexicons([source_of(one, given) for one in cells])
     named = replace(cells[1], name="other")
-    sources = _with_lexicons([source_of(one, given) for one in (cells[0], named)])
+    sources = with_lexicons([source_of(one, given) for one in (cells[0], named)])
     assert [source.lexicon.name for source in sources] == ["a.txt", "b.txt"]
 
 
@@ -122,7 +123,8 @@ def test_more_seeds_than_there_are_is_no_choice(tmp_path: Path, seeds: int) -> N
 
 def test_a_plan_calls_corpora_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     given = config(tmp_path, cell("er", manifest="mine/manifest.csv"), dry=True)
-    assert print_plan(given, [source_of(one, given) for one in given.cells]) == 0
+    sources = [source_of(one, given) for one in given.cells]
+    assert print_plan(given, sources, jobs_of(given, sources)) == 0
     said = capsys.readouterr().out.splitlines()
     named = [line.split()[0] for line in said if line.startswith(("mine", "manifest"))]
     assert named == ["mine", "mine"]
@@ -169,9 +171,9 @@ def test_a_corpus_is_imported_once_and_found_again(tmp_path: Path) -> None:
     given = config(tmp_path, cell(corpus="librispeech"), partial=True)
     source = source_of(given.cells[0], given)
     with Display() as display:
-        first = _ready(source, given, display)
+        first = ready(source, given, display)
         before = first.manifest.stat().st_mtime_ns
-        assert _ready(source, given, display) == first
+        assert ready(source, given, display) == first
     assert first.manifest.stat().st_mtime_ns == before
     manifest = read_manifest(first.manifest, first.root)
     assert all(manifest.audio_path(row).is_file() for row in range(len(manifest)))
@@ -183,7 +185,7 @@ def test_a_manifest_of_other_options_or_another_folder_is_not_taken_for_this_one
     given = config(tmp_path, cell(corpus="librispeech"), partial=True)
     source = source_of(given.cells[0], given)
     with Display() as display:
-        _ready(source, given, display)
+        ready(source, given, display)
         if change == "options":
             source = replace(source, options=(("train", "train-other-500"),))
         elif change == "root":
@@ -192,7 +194,7 @@ def test_a_manifest_of_other_options_or_another_folder_is_not_taken_for_this_one
         else:
             source.manifest.with_suffix(".json").unlink()
         with pytest.raises(UserError, match="imported with other options"):
-            _ready(source, given, display)
+            ready(source, given, display)
 
 
 def test_a_manifest_of_a_part_is_not_taken_for_the_whole(tmp_path: Path) -> None:
@@ -200,9 +202,9 @@ def test_a_manifest_of_a_part_is_not_taken_for_the_whole(tmp_path: Path) -> None
     given = config(tmp_path, cell(corpus="librispeech"), partial=True)
     source = source_of(given.cells[0], given)
     with Display() as display:
-        _ready(source, given, display)
+        ready(source, given, display)
         with pytest.raises(UserError, match="imported with other options") as caught:
-            _ready(source, replace(given, partial=False), display)
+            ready(source, replace(given, partial=False), display)
     assert "partial=true" in caught.value.why
 
 
@@ -218,21 +220,21 @@ def test_a_manifest_with_the_phones_of_another_lexicon_is_not_taken(change: str,
             import_corpus("librispeech", source.place, source.manifest, options=dict(source.options), lexicon=without,
                           partial=True)  # fmt: skip
         else:
-            first = _ready(source, given, display)
-            assert _ready(source, given, display) == first
+            first = ready(source, given, display)
+            assert ready(source, given, display) == first
         if change == "phones":
             write_text(lexicon, "THE DH IY0\nA AH0\n")
         elif change == "name":
             source = replace(source, lexicon=write_text(tmp_path / "root/others.txt", "THE DH AH0\nA AH0\n"))
         with pytest.raises(UserError, match="imported with other options"):
-            _ready(source, given, display)
+            ready(source, given, display)
 
 
 def test_a_corpus_that_is_not_complete_is_refused_with_the_way_to_run_the_rest(tmp_path: Path) -> None:
     librispeech.build(tmp_path / "root")
     given = config(tmp_path, cell(corpus="librispeech"))
     with Display() as display, pytest.raises(UserError, match="not as it is published") as caught:
-        _ready(source_of(given.cells[0], given), given, display)
+        ready(source_of(given.cells[0], given), given, display)
     assert "tasks=NAME" in caught.value.remedy
     assert not (tmp_path / "manifests/librispeech.csv").exists()
 

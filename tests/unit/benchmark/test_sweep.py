@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from wavbench.benchmark import sweep as module
-from wavbench.benchmark.cell import Cell, Paths, plan_cell
+from wavbench.benchmark.cell import Cell, Job, Paths, plan_cell
 from wavbench.benchmark.collect import collect
-from wavbench.benchmark.sweep import Job, sweep
+from wavbench.benchmark.sweep import sweep
 from wavbench.upstream import claims
 from wavbench.upstream.catalog import load
 from wavbench.upstream.listener import Listener

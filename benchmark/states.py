@@ -1,0 +1,100 @@
+"""How far each cell of a sweep is: a small file per cell that workers write and `wavbench status` reads.
+
+results/cells/<key>.json    of one cell, by what an experiment says of it: no upstream has to be loaded to look it up
+
+They are no results: a cell counts as done because its records are there, and a sweep looks for these itself.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from wavbench.benchmark.cell import Job
+from wavbench.benchmark.record import exists, key_of, write_text
+from wavbench.upstream import claims
+
+FOLDER = "cells"
+DONE, FAILED, RUNNING, TO_DO = "done", "failed", "running", "to do"
+ALL = (DONE, RUNNING, FAILED, TO_DO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a worker wrote of a cell.
+
+    Args:
+        cell: for people.
+        state: DONE, FAILED or RUNNING.
+        records: keys of its records, once they are known.
+        claim: key of the claim that its worker holds.
+        error: what a person is told of a failure.
+        trace: where in the code it happened; "" for bad input.
+        at: seconds since 1970.
+    """
+
+    cell: str
+    state: str
+    records: tuple[str, ...] = ()
+    claim: str = ""
+    error: str = ""
+    trace: str = ""
+    at: float = 0.0
+
+
+def write_state(results: Path, job: Job, state: str, **values: object) -> None:
+    """Note how far a cell is."""
+    path = _path(results, job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = State(cell=job.name, state=state, at=time.time(), **values)
+    write_text(path, json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_state(results: Path, job: Job) -> State | None:
+    """What was noted last; None where nothing was, or it cannot be read."""
+    try:
+        values = json.loads(_path(results, job).read_text(encoding="utf-8"))
+        if set(values) != {field.name for field in fields(State)} or values["state"] not in (DONE, FAILED, RUNNING):
+            return None
+        words = [values[name] for name in ("cell", "claim", "error", "trace")] + values["records"]
+        if not all(isinstance(word, str) for word in words):
+            return None
+        return State(**values | {"records": tuple(values["records"]), "at": float(values["at"])})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def standing(results: Path, job: Job) -> tuple[str, State | None]:
+    """How far a cell is by what was noted and what is there: one of ALL, and the note."""
+    found = read_state(results, job)
+    if found is None:
+        return TO_DO, None
+    if found.state == DONE:
+        return (DONE if found.records and all(exists(results, key) for key in found.records) else TO_DO), found
+    if found.state == RUNNING:
+        return (RUNNING if claims.holder(results / "claims", found.claim) else TO_DO), found
+    return FAILED, found
+
+
+def failed_before(results: Path, job: Job, retry_since: float | None) -> State | None:
+    """The failure of a cell that is not to be tried again.
+
+    Args:
+        retry_since: failures older than this (seconds since 1970) are tried again; None where none is.
+    """
+    found = read_state(results, job)
+    if found is None or found.state != FAILED or (retry_since is not None and found.at < retry_since):
+        return None
+    return found
+
+
+def counts(results: Path, jobs: Sequence[Job]) -> dict[str, int]:
+    """How many cells are done, running, failed and to do."""
+    found = [standing(results, job)[0] for job in jobs]
+    return {state: found.count(state) for state in ALL}
+
+
+def _path(results: Path, job: Job) -> Path:
+    what = {"upstream": job.upstream_name, "manifest": str(job.manifest), "cell": repr(job.cell)}
+    return results / FOLDER / f"{key_of(what)}.json"

@@ -75,7 +75,7 @@ class Board:
     updates: int
     training: str  # "" for heads on stores, otherwise how and on how many labels the upstream was trained with them
     rows: tuple[Row, ...]
-    layers: pd.DataFrame  # upstream, layer, value, low, high
+    layers: pd.DataFrame  # upstream, layer, value, low, high, key of the record of its first seed
     head: str = ""  # where another board differs in nothing else that is said
 
     @property
@@ -125,7 +125,10 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
     for (upstream, _), recipes in by_upstream.items():
         names = names_of(recipes)
         probed = {
-            recipe: [{"layer": k, **_mean(own)} for k, own in sorted((k, v) for k, v in choices.items() if k != MIX)]
+            recipe: [
+                {"layer": k, **_mean(own), "key": _first(own).key}
+                for k, own in sorted((k, v) for k, v in choices.items() if k != MIX)
+            ]
             for recipe, choices in recipes.items()
         }
         for recipe, choices in recipes.items():
@@ -134,7 +137,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
                 own = probed.get(without_lm(recipe), [])
                 best = min(own, key=lambda found: sign * found["value"], default=None)
                 mixes.append((upstream + names[recipe], one_per_seed(choices[MIX]), best))
-    layers = pd.DataFrame(layers, columns=["upstream", "layer", "value", "low", "high"])
+    layers = pd.DataFrame(layers, columns=["upstream", "layer", "value", "low", "high", "key"])
     mixes.sort(key=lambda item: (sign * _mean(item[1])["value"], item[0]))
     rows = []
     for place, (upstream, found, layer) in enumerate(mixes):
@@ -148,7 +151,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
                 best_layer=(layer["layer"], layer["value"]) if layer else None,
                 seeds=len(found),
                 heard=tuple(found[0].config.get("heard", ())),
-                record=min(found, key=lambda record: record.seed),
+                record=_first(found),
                 keys=tuple(record.key for record in sorted(found, key=lambda record: record.seed)),
                 **mean,
             )
@@ -177,6 +180,10 @@ def training_of(record: Record) -> str:
     """How a head came to be that saw audio and not a store, "" for one that saw a store."""
     labels = labels_of(record)
     return f"{record.adaptation} fine-tuning, labels={labels}" if labels else ""
+
+
+def _first(records: list[Record]) -> Record:
+    return min(records, key=lambda record: record.seed)
 
 
 def _mean(records: list[Record]) -> dict[str, float]:

@@ -36,7 +36,7 @@ def sweep(config: schemas.Sweep) -> int:
     try:
         with Display(prefix=f"[{rank}] " if rank or helpers else "") as display:
             if rank == 0:
-                display.say(f"{len(jobs)} cells: {len(config.cells)} tasks x {len(config.upstreams)} upstreams")
+                display.say(f"{len(jobs)} cells: {len(config.cells)} tasks, {len(config.upstreams)} upstreams")
             ahead = jobs if rank % 2 == 0 else jobs[::-1]  # two workers start from both ends and rarely wait
             listener = Listener(display.say, display.progress)
             outcomes = run_sweep(ahead, paths, listener, wait=rank == 0, retry_since=retry_since)
@@ -109,18 +109,16 @@ def _ended(cells: int, done: int, failed: dict[str, str], results: Path) -> int:
 
 def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
     """The cells of an experiment with what they run on, those of one upstream together: it is loaded once."""
-    from wavbench.benchmark.cell import STORED, Cell, Job
-    from wavbench.downstream.fold import statistics_of
+    from wavbench.benchmark.cell import Cell, Job
     from wavbench.downstream.language.with_lm import Model
-    from wavbench.downstream.spec import find_protocol, load_task
 
     pairs = list(zip(config.cells, sources, strict=True))
     framed = {
-        source.manifest
+        (upstream_name(u), source.manifest)
+        for u in config.upstreams
         for cell, source in pairs
         for protocol in cell.protocols
-        if cell.features == STORED
-        and statistics_of(load_task(cell.task).chosen(find_protocol(protocol), cell.head)) is None
+        if takes(u, cell) and reads_frames(cell, protocol)
     }
     return [
         Job(
@@ -141,14 +139,30 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
                 lm=Model(ngrams=lm_of(cell, config)) if cell.lm else None,
                 features=cell.features,
                 dtype=cell.dtype,
-                keep_frames=source.manifest in framed,
+                keep_frames=(upstream_name(u), source.manifest) in framed,
             ),
         )
         for u in config.upstreams
         for cell, source in pairs
+        if takes(u, cell)
         for protocol in cell.protocols
         for seed in config.head_seeds[: cell.seeds or None]
     ]
+
+
+def takes(u: schemas.SweepUpstream, cell: schemas.SweepCell) -> bool:
+    """Whether an upstream of an experiment runs a cell."""
+    return not u.tasks or cell.task in u.tasks
+
+
+def reads_frames(cell: schemas.SweepCell, protocol: str) -> bool:
+    """Whether a cell needs stored frames, and not means of them alone."""
+    from wavbench.benchmark.cell import STORED
+    from wavbench.downstream.fold import statistics_of
+    from wavbench.downstream.spec import find_protocol, load_task
+
+    task = load_task(cell.task).chosen(find_protocol(protocol), cell.head)
+    return cell.features == STORED and statistics_of(task) is None
 
 
 def lm_of(cell: schemas.SweepCell, config: schemas.Sweep) -> str:
@@ -203,8 +217,10 @@ def _chosen(config: schemas.Sweep) -> schemas.Sweep:
             where=config.experiment,
             remedy="give it lists as configs/experiment/demo.yaml has them",
         )
+    tasks = list(dict.fromkeys(cell.task for cell in config.cells))
     for kind, asked, known in (
-        ("task", config.tasks, list(dict.fromkeys(cell.task for cell in config.cells))),
+        ("task", config.tasks, tasks),
+        *(("task", u.tasks, tasks) for u in config.upstreams),
         ("upstream", config.only, list(dict.fromkeys(u.name for u in config.upstreams))),
     ):
         for name in asked:

@@ -79,12 +79,7 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
     rate = machine_rate(config.device)
     shapes = {upstream_name(u): shape_of(u, config) for u in config.upstreams}
-    framed = {
-        s.manifest
-        for c, s in zip(config.cells, sources, strict=True)
-        for protocol in c.protocols
-        if c.features == STORED and statistics_of(load_task(c.task).chosen(find_protocol(protocol), c.head)) is None
-    }
+    wanted = {(job.manifest, job.upstream_name, job.cell.task) for job in jobs}  # not every upstream has all tasks
     found = counts(Path(config.results), jobs)
     known = ", ".join(f"{found[state]} {state}" for state in ALL if found[state])
     print(f"plan of {config.experiment}: {len(jobs)} cells, {len(config.upstreams)} upstreams, {len(sizes)} corpora")
@@ -100,26 +95,22 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
     ]  # fmt: skip
     _print(["upstream", "parameters", "states", "frames", "per second", "licence; pretrained on"], rows)
     rows, disk, total, smaller = [], 0.0, 0.0, dict.fromkeys(WAYS, 0.0)
-    stored = [(s, c.dtype) for c, s in zip(config.cells, sources, strict=True) if c.features == STORED]
-    stored = [(s, dtype if s.manifest in framed else "") for s, dtype in stored]
-    for source, dtype in dict.fromkeys(stored):
-        size = sizes[source]
-        for name, shape in shapes.items():
-            frames = source.manifest in framed
-            here = store_bytes(shape, size, frames, dtype)
-            smaller["dtype=int8"] += min(here, store_bytes(shape, size, frames, "int8"))
-            known = bool(size.hours if frames else size.hours or size.utterances)
-            seconds = size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
-            disk, total = disk + here, total + seconds
-            rows.append(
-                [
-                    corpus_name(source.manifest),
-                    name,
-                    "frames" if frames else "pooled",
-                    _bytes(here) if known else "unknown",
-                    duration(seconds) if size.hours else "unknown",
-                ]
-            )
+    for source, name, dtype in _stores(sources, list(shapes), jobs):
+        size, shape, frames = sizes[source], shapes[name], bool(dtype)
+        here = store_bytes(shape, size, frames, dtype)
+        smaller["dtype=int8"] += min(here, store_bytes(shape, size, frames, "int8"))
+        known = bool(size.hours if frames else size.hours or size.utterances)
+        seconds = size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
+        disk, total = disk + here, total + seconds
+        rows.append(
+            [
+                corpus_name(source.manifest),
+                name,
+                "frames" if frames else "pooled",
+                _bytes(here) if known else "unknown",
+                duration(seconds) if size.hours else "unknown",
+            ]
+        )
     _print(["store of", "upstream", "holds", "disk", "extraction"], rows)
     rows = []
     for cell, source in zip(config.cells, sources, strict=True):
@@ -127,10 +118,11 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
             task = load_task(cell.task).chosen(find_protocol(protocol), cell.head)
             budget, part = task.budget, share(cell.budget * config.budget)
             seeds = len(config.head_seeds[: cell.seeds or None])
-            each = [part * head_seconds(task, sizes[source], shape, cell.layers) for shape in shapes.values()]
+            own = [shape for name, shape in shapes.items() if (source.manifest, name, cell.task) in wanted]
+            each = [part * head_seconds(task, sizes[source], shape, cell.layers) for shape in own]
             if cell.features != STORED:
                 passed = streamed_seconds(task, sizes[source])
-                passes = [part * passed * shape.flops / (rate * EXTRACTION_SHARE) for shape in shapes.values()]
+                passes = [part * passed * shape.flops / (rate * EXTRACTION_SHARE) for shape in own]
                 each = [sum(both) for both in zip(each, passes, strict=True)]
             total += seeds * sum(each)
             rates = f"{len(budget.learning_rates)} rates x "
@@ -149,6 +141,24 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
     if absent:
         print(f"missing: {', '.join(absent)}; the same command without --dry runs once they are there")
     return 0
+
+
+def _stores(sources: Sequence[Source], names: list[str], jobs: Sequence[Job]) -> list[tuple[Source, str, str]]:
+    """Stores that jobs read, corpus by corpus: with the upstream, and the type of its frames ("" for means alone)."""
+    from wavbench.benchmark.cell import STORED
+
+    read = {
+        (job.manifest, job.upstream_name, job.cell.dtype if job.cell.keep_frames else "")
+        for job in jobs
+        if job.cell.features == STORED
+    }
+    order = {source.manifest: source for source in sources}
+    return [
+        (source, name, dtype)
+        for source in order.values()
+        for name in names
+        for dtype in sorted(own for manifest, upstream, own in read if (manifest, upstream) == (source.manifest, name))
+    ]
 
 
 def size_of(source: Source) -> Size:

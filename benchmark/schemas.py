@@ -91,6 +91,7 @@ class SweepUpstream:
     revision: str = ""
     language: str = ""
     precision: str = "fp32"
+    tasks: list[str] = field(default_factory=list)  # those of its cells that are run; all where empty
 
 
 @dataclass

@@ -170,7 +170,7 @@ def test_a_sweep_runs_every_cell_then_skips_them_and_says_which_failed(
     words = ("sweep", f"experiment={tmp_path / 'mine.yaml'}", f"corpora={corpus.parent}")
     words += (f"results={tmp_path / 'results'}", f"stores={tmp_path / 'stores'}")
     done = wavbench(*words)
-    assert done.lines[0] == "6 cells: 3 tasks x 2 upstreams"
+    assert done.lines[0] == "6 cells: 3 tasks, 2 upstreams"
     # fbank has one layer only, so layer 2 of it fails and nothing else
     assert done.code == 1
     assert "5 of 6 cells done, 1 failed" in done.out

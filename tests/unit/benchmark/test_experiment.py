@@ -286,3 +286,18 @@ def test_a_checkpoint_that_is_not_in_its_folder_is_part_of_the_plan(tmp_path: Pa
     shape = shape_of(schemas.SweepUpstream(name="hubert_base"), config(tmp_path, checkpoints=str(tmp_path)))
     assert shape.remark.endswith(f"missing in {tmp_path}")
     assert shape.parameters == 94_370_944
+
+
+def test_an_upstream_with_tasks_of_its_own_runs_these_alone_and_stores_what_they_read(tmp_path: Path) -> None:
+    cells = [cell("er", manifest="a.csv"), cell("pr", manifest="a.csv")]
+    given = config(tmp_path, *cells, upstreams=("fbank", "fbank_raw"))
+    given.upstreams[1].tasks = ["er"]
+    jobs = jobs_of(given, [source_of(one, given) for one in given.cells])
+    assert [(j.upstream_name, j.cell.task, j.cell.keep_frames) for j in jobs] == [
+        ("fbank", "er", True),
+        ("fbank", "pr", True),
+        ("fbank_raw", "er", False),
+    ]
+    given.upstreams[1].tasks = ["err"]
+    with pytest.raises(UserError, match="no task 'err'"):
+        _chosen(given)

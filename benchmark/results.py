@@ -81,6 +81,7 @@ def write_result(
         secondary={name: round(value, 4) for name, value in result.secondary.items()},
         cost={
             "extract_s": round(store.extract_seconds, 2),
+            "audio_s": round(float(store.lengths.sum()) / store.frame_rate, 1),  # that were extracted, in whole frames
             "fit_s": round(fit_seconds, 2),
             "peak_memory_mb": round(_peak_memory_mb(), 1),
             "store_mb": round(store.size_bytes / 1e6, 2),

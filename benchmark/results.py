@@ -19,6 +19,7 @@ from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import Result
 from wavbench.downstream.saved import save_heads
 from wavbench.downstream.splits import fold_column
+from wavbench.upstream.description import description_of
 from wavbench.upstream.kept import plain
 from wavbench.upstream.manifest import Manifest
 
@@ -101,6 +102,7 @@ def write_result(
             **({"features": plan.cell.features} if plan.cell.features != STORED else {}),
             **({"dtype": plan.fingerprint.dtype} if plan.cell.dtype != "float16" else {}),
             **({"pretraining": plain(plan.upstream.trained)} if plan.upstream.trained else {}),
+            **_licence(plan.manifest),
             "heard": list(plan.heard),  # corpora of this cell that the upstream was pretrained on
             "trials": False
             if plan.trials is None
@@ -184,6 +186,12 @@ def is_synthetic(manifest: Manifest) -> bool:
         return json.loads((manifest.root / "corpus.json").read_text()).get("synthetic") is True
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _licence(manifest: Manifest) -> dict[str, str]:
+    """The licence of the recordings, where the import of the manifest wrote it down."""
+    licence = description_of(manifest.path).get("licence")
+    return {"licence": licence} if licence and isinstance(licence, str) else {}
 
 
 def _peak_memory_mb() -> float:

@@ -273,6 +273,17 @@ def test_records_of_the_built_in_corpus_are_marked_synthetic(tmp_path: Path, cor
     assert read_record(path).synthetic is True
 
 
+def test_records_say_under_which_licence_the_recordings_are(tmp_path: Path, corpus: Path, fbank: Upstream) -> None:
+    for licence, told in (("CC BY 4.0", {"licence": "CC BY 4.0"}), (["CC"], {}), ("", {})):
+        paths = Paths(tmp_path / f"results {licence}", tmp_path / "stores")
+        mine = changed(corpus, tmp_path / f"corpus {licence}", "gender", 0, "x", "mine.csv")
+        mine.with_suffix(".json").write_text(json.dumps({"corpus": "mine", "licence": licence}))
+        (record,) = run_cell(
+            plan_cell(Cell(task="er", budget_share=0.005), fbank, read_manifest(mine), paths), paths, Listener()
+        )
+        assert {k: v for k, v in read_record(record).config.items() if k == "licence"} == told
+
+
 def test_a_place_that_cannot_take_a_head_is_refused_before_anything_is_trained(
     tmp_path: Path, corpus: Path, fbank: Upstream
 ) -> None:

@@ -229,8 +229,9 @@ def works_of(
     if CKA in kinds:
         for place, member in enumerate(members):
             # a single layer is like itself: that is no news
-            others = members[: place + (member.states > 1)]
-            yield from (Work(CKA, (other, member)) for other in others)
+            for other in members[: place + (member.states > 1)]:
+                pair = sorted((other, member), key=lambda one: (one.name, one.frames.hash()))
+                yield Work(CKA, tuple(pair))  # the same analysis in whatever order they are named
 
 
 def best_layer(found: Sequence[Record], member: Member, corpus: str, label: str) -> int | None:

@@ -14,6 +14,7 @@ EXTRAS = {
     "parquet": ("pyarrow", "Parquet manifests"),
     "lm": ("kenlm", "n-gram models of more than 5 million n-grams"),
     "launchers": ("ray", "workers of a sweep on SLURM (submitit) and Ray"),
+    "trackers": ("wandb", "Weights & Biases and MLflow beside TensorBoard"),
     "dev": ("pytest", "the tests"),
 }
 

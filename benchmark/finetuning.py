@@ -40,9 +40,11 @@ def finetune(config: schemas.Finetune) -> int:
     from wavbench.upstream.decoded import decode
     from wavbench.upstream.manifest import read_manifest
     from wavbench.upstream.masked_encoder import Masking, trainable
+    from wavbench.upstream.trackers import check_trackers
     from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
 
     check_processes(config)
+    check_trackers(config.trackers)
     for kind, names in (("partial", ["blocks"]), ("lora", ["rank", "alpha"])):
         if config.adaptation != kind:
             refuse_idle(config, names, f"adaptation={kind}")
@@ -239,6 +241,7 @@ def _train_and_score(run: _Run) -> None:
         fabric=run.fabric,
         workers=run.config.workers,
         report=report,
+        trackers=run.config.trackers,
     )
     if not first:
         return

@@ -63,10 +63,12 @@ def pretrain(config: schemas.Pretrain) -> int:
     from wavbench.upstream import pretraining
     from wavbench.upstream.claims import alone
     from wavbench.upstream.manifest import read_manifest
+    from wavbench.upstream.trackers import check_trackers
     from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
     from wavbench.upstream.unit_source import check_codes
 
     check_processes(config)
+    check_trackers(config.trackers)
     objective = pretraining.find_objective(config.objective)
     check_codes(objective, bool(config.codes))
     if config.codes:
@@ -124,6 +126,7 @@ def pretrain(config: schemas.Pretrain) -> int:
             report=report,
             tell=None if quiet else display.progress,
             say=None if quiet else display.say,
+            trackers=config.trackers,
         )
     if not quiet:
         print(f"checkpoint: {path}")

@@ -182,6 +182,7 @@ class Pretrain:
     threads: int = 0  # per process; 0 leaves it to torch
     audio_on_device: bool = False  # keep all decoded audio in the device's memory
     stores: str = "features"  # for the states that are clustered
+    trackers: list[str] = field(default_factory=list)  # mlflow, wandb: beside CSV files and TensorBoard
     results: str = "results"
 
 
@@ -240,6 +241,7 @@ class Finetune:
     nodes: int = 1
     threads: int = 0  # per process; 0 leaves it to torch
     stores: str = "features"
+    trackers: list[str] = field(default_factory=list)  # mlflow, wandb: beside CSV files and TensorBoard
     results: str = "results"
 
 

@@ -215,6 +215,7 @@ def finetune(
     fabric,
     workers: int = 0,
     report: Callable[[Status], None] | None = None,
+    trackers: Sequence[str] = (),
 ) -> Tuned:
     """Train, or go on where a run in the same folder was stopped.
 
@@ -230,6 +231,7 @@ def finetune(
         fabric: of Lightning, launched.
         workers: processes that make batches.
         report: told where the training is.
+        trackers: names of trackers beside CSV and TensorBoard.
 
     Raises:
         UserError: an upstream of another kind, other settings than the run began with, a loss that is not finite, a
@@ -281,6 +283,7 @@ def finetune(
         export=export,
         workers=workers,
         report=report,
+        trackers=trackers,
         groups=groups,
         share="symbols_per_frame",
         judge="error_rate",

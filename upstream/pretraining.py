@@ -187,6 +187,7 @@ def pretrain(
     report: Callable[[Status], None] | None = None,
     tell: Callable[[str, int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    trackers: Sequence[str] = (),
 ) -> Path:
     """Train an upstream, or go on where a run in the same folder was stopped.
 
@@ -209,6 +210,7 @@ def pretrain(
         report: told where the training is.
         tell: told what is prepared, how much of it is done, and how much there is.
         say: told in a sentence what is left out.
+        trackers: names of trackers beside CSV and TensorBoard.
 
     Returns:
         The last checkpoint; the one with the lowest dev loss lies beside it as `best.safetensors`.
@@ -313,6 +315,7 @@ def pretrain(
         samples=samples,
         workers=workers,
         report=report,
+        trackers=trackers,
         share=getattr(module_file, "SHARE", "masked_share"),
     )
     training.run()

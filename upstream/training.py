@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from wavbench.upstream import batch_plan
 from wavbench.upstream.batch_plan import Batch
 from wavbench.upstream.crops import CropBatch, loader
 from wavbench.upstream.errors import UserError, refuse_below
+from wavbench.upstream.trackers import make_trackers
 from wavbench.upstream.training_log import Log
 from wavbench.upstream.training_state import load_state, refuse_changes, refuse_missing, save_state, write_whole
 
@@ -169,6 +170,7 @@ class Training:
         samples: the whole corpus as 16-bit numbers on the device, where it fits.
         workers: processes that make batches.
         report: told the status at every logged step.
+        trackers: names of trackers beside CSV and TensorBoard.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class Training:
         share: str = "masked_share",
         judge: str = "loss",
         patience: int = 0,
+        trackers: Sequence[str] = (),
     ) -> None:
         self.share, self.judge, self.patience, self.stale = share, judge, patience, 0
         self.fabric, self.train_crops, self.plan, self.settings = fabric, train, plan, settings
@@ -211,7 +214,7 @@ class Training:
         self._resume()
         self.log = None
         if fabric.is_global_zero:
-            self.log = Log(folder, self.step)
+            self.log = Log(folder, self.step, make_trackers(trackers, folder, hyperparameters))
             about = {"hyperparameters": hyperparameters, "data": data or []}
             (folder / "run.json").write_text(json.dumps(about, indent=1) + "\n")  # for people, and for model cards
         self._fresh()

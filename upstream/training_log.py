@@ -2,9 +2,11 @@
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from wavbench.upstream.claims import temporary_in
+from wavbench.upstream.trackers import Tracker
 
 KINDS = ("train", "dev", "probe")
 
@@ -17,12 +19,13 @@ class Log:
     Args:
         folder: of the run.
         step: steps that are done; rows beyond it are dropped.
+        trackers: told the same numbers; what they were told of steps beyond stays with them.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, trackers: Sequence[Tracker] = ()) -> None:
         from tensorboardX import SummaryWriter
 
-        self.folder = folder
+        self.folder, self.trackers = folder, trackers
         for kind in KINDS:  # another table in the folder may be somebody's manifest
             if (path := folder / f"{kind}.csv").is_file():
                 _drop_rows(path, step)
@@ -41,9 +44,13 @@ class Log:
             )
         for name, value in values.items():
             self.board.add_scalar(f"{kind}/{name}", value, step)
+        for tracker in self.trackers:
+            tracker.log_metrics({f"{kind}/{name}": float(value) for name, value in values.items()}, step)
 
     def close(self) -> None:
         self.board.close()
+        for tracker in self.trackers:
+            tracker.finalize("success")
 
 
 def _drop_rows(path: Path, step: int) -> None:

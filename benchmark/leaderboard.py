@@ -6,6 +6,7 @@ is one upstream with one recipe: what is averaged differs in seeds alone.
 
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ class Row:
         tied: not told apart from the best row: by the tests of `ranking`, or by its interval where there are none.
         best_layer: number and value of the best single layer, None where layers were not probed.
         seeds: how many were averaged.
+        deviation: of their values (standard deviation, n - 1); NaN of a single seed.
         heard: corpora of the board that the upstream was pretrained on.
         record: of the first seed.
         keys: of the records of all seeds.
@@ -52,6 +54,7 @@ class Row:
     heard: tuple[str, ...]
     record: Record
     keys: tuple[str, ...] = ()
+    deviation: float = math.nan
     ranks: tuple[int, int] | None = None
     p_best: float = math.nan
 
@@ -150,6 +153,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
                 tied=mean["low"] <= best["high"] and best["low"] <= mean["high"],
                 best_layer=(layer["layer"], layer["value"]) if layer else None,
                 seeds=len(found),
+                deviation=statistics.stdev(record.value for record in found) if len(found) > 1 else math.nan,
                 heard=tuple(found[0].config.get("heard", ())),
                 record=_first(found),
                 keys=tuple(record.key for record in sorted(found, key=lambda record: record.seed)),

@@ -43,6 +43,7 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
                     **{f"secondary_{name}": value for name, value in record.secondary.items() if name != "chance"},
                     "n": record.n,
                     "seeds": row.seeds,
+                    "seed_deviation": round(row.deviation, 4),
                     "split": record.split,
                     "pretrained_on": " ".join(row.heard),
                     "protocol": f"{record.protocol} {record.protocol_version}",
@@ -138,6 +139,7 @@ def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
         "upstream",
         board.metric,
         "95 % interval",
+        "seeds",
         "best layer",
         *(name.replace("_", " ") for name in extra),
     ]
@@ -149,7 +151,8 @@ def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
         more = [f"{row.record.secondary[name]:.2f}" if name in row.record.secondary else "-" for name in extra]
         line = [ranks_of(row), row.upstream]
         line += [f"{row.value:.2f}{HEARD if row.heard else ''}"]
-        line += [f"{row.low:.2f} to {row.high:.2f}", best, *more]
+        spread = f"{row.seeds}, deviation {row.deviation:.2f}" if row.seeds > 1 else "1"
+        line += [f"{row.low:.2f} to {row.high:.2f}", spread, best, *more]
         line += [f"{cost['extract_s']:.0f}", f"{cost['fit_s']:.0f}", f"{cost['store_mb']:.1f}"]
         lines.append([*line, f"{cost['upstream_parameters'] / 1e6:.1f} M"])
     return header, lines

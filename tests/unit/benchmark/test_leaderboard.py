@@ -10,7 +10,7 @@ import pytest
 
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.report import write_report
-from wavbench.benchmark.tables import cell, describe, long_table, markdown, overview, plain
+from wavbench.benchmark.tables import board_table, cell, describe, long_table, markdown, overview, plain
 from wavbench.upstream.errors import UserError
 
 FIGURES = ("scores", "layers_er", "layers_all", "mix_er", "mix_pr")
@@ -25,6 +25,15 @@ def test_the_highest_value_leads_where_higher_is_better(make_record: Callable) -
 def test_the_lowest_value_leads_where_lower_is_better(make_record: Callable) -> None:
     (board,) = boards_of([make_record(**PER, upstream=u, value=v) for u, v in (("a", 30.0), ("b", 70.0), ("c", 50.0))])
     assert [row.upstream for row in board.rows] == ["a", "c", "b"]
+
+
+def test_seeds_are_averaged_and_their_spread_is_said(make_record: Callable) -> None:
+    records = [make_record(upstream="a", seed=k, value=v) for k, v in enumerate((50.0, 52.0, 57.0))]
+    (board,) = boards_of([*records, make_record(upstream="b", value=40.0)])
+    assert (board.rows[0].value, board.rows[0].seeds) == (53.0, 3)
+    assert board.rows[0].deviation == pytest.approx(13.0**0.5)  # (9 + 1 + 16) / 2
+    header, lines = board_table(board)
+    assert [line[header.index("seeds")] for line in lines] == ["3, deviation 3.61", "1"]
 
 
 def test_rows_whose_interval_meets_the_best_rows_are_marked_and_others_not(make_record: Callable) -> None:

@@ -24,6 +24,7 @@ USAGE = """wavbench: layer-wise benchmark of speech representations
   wavbench verify A B head=FOLDER                            how alike two voices are
   wavbench analyse manifest=FILE upstreams=A,B               layers: CKA, CCA with labels, norms, t-SNE  [kinds=cka,cca]
   wavbench report                                            leaderboard .csv .md .html and figures
+  wavbench card upstream=NAME [datasets=CORPUS:ORG/NAME]     its rows for a page of the Hugging Face Hub
   wavbench corpus list | fetch NAME ROOT | import NAME ROOT  data sets of the field, to manifests
   wavbench corpus build NAME | check MANIFEST                the built-in corpus; every bad row  [mended=FILE]
   wavbench store info PATH | verify PATH | seal PATH         feature stores
@@ -85,6 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
         "export": (schemas.Export, (), commands.export),
         "speed": (schemas.Speed, (), commands.speed),
         "analyse": (schemas.Analyse, (), commands.analyse),
+        "card": (schemas.Card, (), commands.card),
         "report": (schemas.Report, (), commands.report),
         "corpus list": (schemas.CorpusList, ("name",), corpora.corpus_list),
         "corpus fetch": (schemas.CorpusFetch, ("name", "root"), corpora.corpus_fetch),

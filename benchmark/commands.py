@@ -208,6 +208,37 @@ def report(config: schemas.Report) -> int:
     return 2
 
 
+def card(config: schemas.Card) -> int:
+    """The boards of a results folder to what a model's page on the Hub shows of one upstream."""
+    from wavbench.benchmark.collect import collect
+    from wavbench.benchmark.exports import card_table, eval_results
+    from wavbench.benchmark.figures import safe
+    from wavbench.benchmark.leaderboard import boards_of
+    from wavbench.benchmark.ranking import ranked
+    from wavbench.benchmark.record import write_text
+
+    results = Path(config.results)
+    pairs = [word.partition(":") for word in config.datasets]
+    wrong = [corpus for corpus, colon, id in pairs if not (corpus and colon and id)]
+    if wrong:
+        raise UserError(f"datasets={wrong[0]} is no pair", remedy="datasets=CORPUS:ORGANISATION/NAME,...")
+    boards = ranked(boards_of(collect(results).records), results)
+    files = eval_results(boards, config.upstream, {corpus: id for corpus, _, id in pairs})
+    out = Path(config.out or results / "cards" / safe(config.upstream))
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "evaluation.md", card_table(boards, config.upstream))
+    print(f"card: {out / 'evaluation.md'}")
+    (out / ".eval_results").mkdir(exist_ok=True)
+    for name, text in files.items():
+        write_text(out / ".eval_results" / name, text)
+        print(f"result: {out / '.eval_results' / name}")
+    known = {corpus.rpartition("/")[2] for corpus, _, _ in pairs}
+    left = sorted({b.corpus for b in boards if any(row.upstream == config.upstream for row in b.rows)} - known)
+    if left:
+        print(f"without an id on the Hub, in the card alone: {', '.join(left)}; datasets=CORPUS:ORGANISATION/NAME")
+    return 0
+
+
 def store_info(config: schemas.StoreCommand) -> int:
     """What a store holds."""
     from wavbench.upstream.store import open_store

@@ -331,6 +331,16 @@ class Analyse:
 
 
 @dataclass
+class Card:
+    """The rows of one upstream for the Hugging Face Hub: a section of its model card, and files of `.eval_results`."""
+
+    upstream: str = "???"  # as it stands on the boards
+    datasets: list[str] = field(default_factory=list)  # CORPUS:ORGANISATION/NAME of corpora that are on the Hub
+    out: str = ""  # folder; RESULTS/cards/UPSTREAM where empty
+    results: str = "results"
+
+
+@dataclass
 class Report:
     """Records to leaderboard, figures and page."""
 

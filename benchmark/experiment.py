@@ -16,13 +16,12 @@ from wavbench.upstream.errors import UserError
 def sweep(config: schemas.Sweep) -> int:
     """All cells of an experiment, or with dry=true what they would take."""
     from wavbench.benchmark.cell import Paths
+    from wavbench.benchmark.plan import forecast, print_plan
     from wavbench.benchmark.sweep import sweep as run_sweep
     from wavbench.upstream.listener import Listener
 
     config, sources, jobs = _prepared(config)
     if config.dry:
-        from wavbench.benchmark.plan import print_plan
-
         return print_plan(config, sources, jobs)
     rank = int(os.environ.get(launchers.RANK, "0"))
     with Display() as display:
@@ -30,13 +29,14 @@ def sweep(config: schemas.Sweep) -> int:
     jobs = jobs_of(config, [found[source] for source in sources])
     paths, since = Paths(Path(config.results), Path(config.stores)), time.time()
     if config.launcher != "local" and rank == 0:
-        return _launched(config, jobs, paths.results, since)
+        return _launched(config, jobs, paths.results, since, forecast(config, list(found.values()), jobs))
     helpers = _start_helpers(config, since) if rank == 0 else None
     retry_since = float(os.environ.get(launchers.SINCE, since)) if config.retry_failed else None
     try:
         with Display(prefix=f"[{rank}] " if rank or helpers else "") as display:
             if rank == 0:
                 display.say(f"{len(jobs)} cells: {len(config.cells)} tasks, {len(config.upstreams)} upstreams")
+                display.say(forecast(config, list(found.values()), jobs))
             ahead = jobs if rank % 2 == 0 else jobs[::-1]  # two workers start from both ends and rarely wait
             listener = Listener(display.say, display.progress)
             outcomes = run_sweep(ahead, paths, listener, wait=rank == 0, retry_since=retry_since)
@@ -76,13 +76,14 @@ def _prepared(config: schemas.Sweep) -> tuple[schemas.Sweep, list[Source], list]
     return config, sources, jobs_of(config, sources)
 
 
-def _launched(config: schemas.Sweep, jobs: list, results: Path, since: float) -> int:
+def _launched(config: schemas.Sweep, jobs: list, results: Path, since: float, told: str) -> int:
     """Workers on another engine do it; this process only waits, and says what came of it."""
     from wavbench.benchmark.states import DONE, FAILED, counts, standing
 
     workers = launchers.start(config, config.workers, since)
     with Display() as display:
         display.say(f"{len(jobs)} cells, {config.workers} workers by {config.launcher}")
+        display.say(told)
 
         def look() -> None:
             found = counts(results, jobs)

@@ -21,6 +21,7 @@ from wavbench.benchmark.sources import Source
 from wavbench.benchmark.states import ALL, counts
 from wavbench.downstream.fold import statistics_of
 from wavbench.downstream.spec import Task
+from wavbench.upstream import catalog
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import corpus_name
 
@@ -143,6 +144,25 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
     return 0
 
 
+def forecast(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Job]) -> str:
+    """One line before the work: cells by how far they are, and the disk that the stores of all of them take.
+
+    Upstreams whose shape only their weights tell are left out of the sum.
+    """
+    sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
+    shapes = {
+        upstream_name(u): shape_of(u, config)
+        for u in config.upstreams
+        if find_baseline(u.name) or catalog.find_preset(u.name)
+    }
+    stores = [(sizes[source], shapes[name], dtype) for source, name, dtype in _stores(sources, list(shapes), jobs)]
+    disk = sum(store_bytes(shape, size, bool(dtype), dtype) for size, shape, dtype in stores)
+    free = shutil.disk_usage(_existing(Path(config.stores))).free
+    found = counts(Path(config.results), jobs)
+    known = ", ".join(f"{found[state]} {state}" for state in ALL if found[state])
+    return f"{known}; all stores take about {_bytes(disk)} ({_bytes(free)} free); --dry says more"
+
+
 def _stores(sources: Sequence[Source], names: list[str], jobs: Sequence[Job]) -> list[tuple[Source, str, str]]:
     """Stores that jobs read, corpus by corpus: with the upstream, and the type of its frames ("" for means alone)."""
     from wavbench.benchmark.cell import STORED
@@ -200,7 +220,6 @@ def shape_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Shape:
     """An upstream from its preset or its folder's settings, without weights; loaded only where there is neither."""
     import torch
 
-    from wavbench.upstream import catalog
     from wavbench.upstream.checkpoints import native_config
 
     baseline = find_baseline(u.name) if u.weights != "random" else None

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from wavbench.downstream.metrics import BLEU_COUNTS, METRICS
+from wavbench.downstream.metrics import BLEU_COUNTS, METRICS, bleu_of_counts
 
 RESAMPLES = 1_000
 FLIPS = 10_000  # random exchanges of a test
 EXACT = 13  # units up to which all their exchanges are looked at instead
 MANY = 10  # speakers from which on speakers are resampled, not utterances
 CHUNK = 50  # resamples computed at once
+TOGETHER = 64  # pairs whose exchanges are computed at once
 ITEM = ("utterance", "speaker", "utterance_b", "speaker_b", "target")  # columns that two rows must have alike
 LEVEL = 0.05
 
@@ -161,19 +162,21 @@ def _exchanged(
         counts = sum(scores[BLEU_COUNTS].to_numpy(float) for scores in own)
         sums.append(pd.DataFrame(counts).groupby(codes).sum().to_numpy())
     found = []
-    for a, b in pairs:
-        both = pd.DataFrame(np.concatenate([sums[a], sums[b]]), columns=BLEU_COUNTS)
+    for start in range(0, len(pairs), TOGETHER):
+        first, second = np.array(pairs[start : start + TOGETHER]).T
+        one, other = np.stack(sums)[first], np.stack(sums)[second]  # (pairs, units, counts)
+        middle = (one + other).sum(axis=1) / 2
+        halves = ((one - other) / 2).transpose(1, 0, 2).reshape(len(units), -1)
 
         def difference(
-            signs: Float[np.ndarray, "flips units"], both: pd.DataFrame = both
-        ) -> Float[np.ndarray, "flips 1"]:
-            kept, given = (1 + signs) / 2, (1 - signs) / 2
-            one, other = (METRICS[metric](both, np.hstack(way)) for way in ((kept, given), (given, kept)))
-            return np.abs(one - other)[:, None]
+            signs: Float[np.ndarray, "flips units"], middle: np.ndarray = middle, halves: np.ndarray = halves
+        ) -> Float[np.ndarray, "flips pairs"]:
+            moved = (signs @ halves).reshape(len(signs), *middle.shape)
+            return np.abs(bleu_of_counts(middle + moved) - bleu_of_counts(middle - moved))
 
         given = difference(np.ones((1, len(units))))[0]
-        found.append(_share(given, difference, len(units), flips, seed)[0])
-    return np.array(found)
+        found.append(_share(given, difference, len(units), flips, seed))
+    return np.concatenate(found)
 
 
 def _share(given, difference, units: int, flips: int, seed: int) -> Float[np.ndarray, " pairs"]:
@@ -196,18 +199,13 @@ def _bootstrapped(
     """Of what is no function of sums: the difference over its standard deviation as a normal deviate."""
     from scipy.special import ndtr
 
-    unit = unit_of(rows[0][0])
     given = np.array([np.mean([METRICS[metric](scores)[0] for scores in own]) for own in rows])
-    drawn = [
-        np.mean(
-            [
-                np.concatenate([METRICS[metric](scores, w) for w in _resamples(scores, unit, resamples, seed)])
-                for scores in own
-            ],
-            axis=0,
-        )
-        for own in rows
-    ]
+    drawn: list[list[np.ndarray]] = [[] for _ in rows]
+    items = rows[0][0]  # the same in all rows, so that one draw serves all
+    for weights in _resamples(items, unit_of(items), resamples, seed):
+        for own, values in zip(rows, drawn, strict=True):
+            values.append(np.mean([METRICS[metric](scores, weights) for scores in own], axis=0))
+    drawn = [np.concatenate(values) for values in drawn]
     found = []
     for a, b in pairs:
         spread, apart = np.std(drawn[a] - drawn[b]), abs(given[a] - given[b])

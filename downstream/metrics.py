@@ -4,6 +4,7 @@ Every metric reads only the columns of a scores table, so that a value, its inte
 from the files beside a record. `weights` is (resamples, rows): how often each row counts in each bootstrap resample.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -106,13 +107,55 @@ def equal_error_rate(
     """
     if scores["target"].nunique() < 2:
         raise UserError("an equal error rate needs trials of both kinds", remedy="give trials with and without target")
+    if weights is not None and weights.size > FEW:
+        return _crossings(scores, weights)
     miss, alarm = error_curve(scores, weights)
     gap = alarm - miss  # rises from -1 to 1
     after = np.argmax(gap >= 0, axis=1)
     rows, before = np.arange(len(gap)), np.maximum(after - 1, 0)
-    rise = gap[rows, after] - gap[rows, before]
-    share = np.where(rise > 0, -gap[rows, before] / np.where(rise > 0, rise, 1), 0)
-    return 100 * (alarm[rows, before] + share * (alarm[rows, after] - alarm[rows, before]))
+    return _between(gap[rows, before], gap[rows, after], alarm[rows, before], alarm[rows, after])
+
+
+def _crossings(scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+    """Equal error rates without whole curves, which are a hundred times longer than the place where they cross.
+
+    Sums over blocks of trials, in the order of their scores, tell in which block misses equal false alarms; only there
+    every threshold is looked at.
+    """
+    score, target = scores["score"].to_numpy(float), scores["target"].to_numpy(bool)
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # of each distinct score
+    step = math.isqrt(len(last))
+    ends = np.unique(np.append(last[step - 1 :: step], last[-1])) + 1  # of blocks
+    starts = np.append(0, ends[:-1])
+    ordered, kind = weights[:, order], target[order]
+    both = np.add.reduceat(ordered, starts, axis=1)
+    hits = np.add.reduceat(ordered * kind, starts, axis=1)
+    sums = np.stack([hits, both - hits], axis=1).cumsum(axis=2)
+    totals = np.maximum(sums[:, :, -1], 1e-12)
+    shares = np.concatenate([np.zeros((len(weights), 2, 1)), sums / totals[:, :, None]], axis=2)  # hits, false alarms
+    within = np.argmax(shares[:, 1, 1:] - (1 - shares[:, 0, 1:]) >= 0, axis=1)
+    found = np.empty(len(weights))
+    for place in np.unique(within):
+        rows = np.flatnonzero(within == place)
+        inside = slice(starts[place], ends[place])
+        own, inner = ordered[rows, inside], last[(last >= starts[place]) & (last < ends[place])] - starts[place]
+        kinds = [np.cumsum(own * chosen, axis=1)[:, inner] for chosen in (kind[inside], ~kind[inside])]
+        base = shares[rows, :, place]
+        hits, alarms = (np.hstack([base[:, [k]], base[:, [k]] + kinds[k] / totals[rows, k][:, None]]) for k in (0, 1))
+        gap = alarms - (1 - hits)
+        gap[:, -1] = np.maximum(gap[:, -1], 0)  # which is what the sums over the block say, but for rounding
+        after = np.argmax(gap[:, 1:] >= 0, axis=1) + 1
+        each = np.arange(len(rows))
+        found[rows] = _between(gap[each, after - 1], gap[each, after], alarms[each, after - 1], alarms[each, after])
+    return found
+
+
+def _between(before, after, alarm_before, alarm_after) -> Float[np.ndarray, " resamples"]:
+    """False alarms in percent where a line from one gap to the other is zero."""
+    rise = after - before
+    share = np.where(rise > 0, -before / np.where(rise > 0, rise, 1), 0)
+    return 100 * (alarm_before + share * (alarm_after - alarm_before))
 
 
 def equal_error_threshold(scores: pd.DataFrame) -> float:
@@ -132,6 +175,7 @@ def min_dcf(scores: pd.DataFrame, target_prior: float = 0.01) -> float:
     return float(cost.min() / min(target_prior, 1 - target_prior))
 
 
+FEW = 4_096  # weights up to which whole error curves are computed
 NGRAMS = 4
 CONSTANTS, SAMPLED = 30, 500  # candidates for a constant answer, and references that each is held against
 MOST_SAMPLED = 60_000  # tokens of them: long recordings are held against fewer
@@ -165,13 +209,17 @@ def bleu(
     Source: Papineni et al. 2002; Chen and Cherry 2014, smoothing 3; Post 2018 for the tokens.
     """
     weights = np.ones((1, len(scores))) if weights is None else weights
-    sums = weights @ scores[BLEU_COUNTS].to_numpy(float)
-    said, wanted, correct, total = sums[:, 0], sums[:, 1], sums[:, 2 : 2 + NGRAMS], sums[:, 2 + NGRAMS :]
-    halves = 0.5 ** np.cumsum((correct == 0) & (total > 0), axis=1)  # each order without a match counts half the last
+    return bleu_of_counts(weights @ scores[BLEU_COUNTS].to_numpy(float))
+
+
+def bleu_of_counts(sums: Float[np.ndarray, "*batch counts"]) -> Float[np.ndarray, "*batch"]:
+    """Corpus BLEU from sums of BLEU_COUNTS."""
+    said, wanted, correct, total = sums[..., 0], sums[..., 1], sums[..., 2 : 2 + NGRAMS], sums[..., 2 + NGRAMS :]
+    halves = 0.5 ** np.cumsum((correct == 0) & (total > 0), axis=-1)  # each order without a match counts half the last
     precision = np.where(correct > 0, correct, halves) / np.maximum(total, 1e-12)
     brevity = np.exp(np.minimum(1 - wanted / np.maximum(said, 1e-12), 0))
-    value = 100 * brevity * np.exp(np.log(precision).mean(axis=1))
-    return np.where((correct[:, 0] > 0) & (total[:, -1] > 0), value, 0.0)
+    value = 100 * brevity * precision.prod(axis=-1) ** (1 / NGRAMS)
+    return np.where((correct[..., 0] > 0) & (total[..., -1] > 0), value, 0.0)
 
 
 def signature(metric: str) -> str:

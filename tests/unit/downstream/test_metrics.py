@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import recall_score, roc_curve
 
+from wavbench.downstream import metrics
 from wavbench.downstream.metrics import (
     METRICS,
     accuracy,
@@ -78,6 +79,24 @@ def test_the_equal_error_rate_is_where_sklearns_curve_meets_the_diagonal(ties: b
     at = np.interp(grid, alarm, 1 - hit)
     expected = 100 * grid[np.argmin(np.abs(at - grid))]
     assert equal_error_rate(scores)[0] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_error_rates_of_many_resamples_are_those_of_whole_curves(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(seed)
+    count = int(random.integers(4, 2_000))
+    target = np.append([1, 0], random.integers(0, 2, count - 2))
+    score = (random.normal(0, 1, count) + random.uniform(0, 4) * target).round(int(random.integers(0, 6)))  # with ties
+    scores = pd.DataFrame({"score": score, "target": target})
+    weights = random.multinomial(count, np.full(count, 1 / count), size=40)
+    weights = weights[(weights[:, target > 0].sum(1) > 0) & (weights[:, target < 1].sum(1) > 0)]
+    found = []
+    for few in (0, 10**12):
+        monkeypatch.setattr(metrics, "FEW", few)
+        found.append(equal_error_rate(scores, weights))
+    np.testing.assert_allclose(*found, atol=1e-9)
 
 
 def test_the_equal_error_rate_agrees_with_speechbrain() -> None:

@@ -37,9 +37,13 @@ class Claim:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def held(self) -> bool:
+        """Whether the block is still this process's: one that was stopped for longer than the expiry has lost it."""
+        return (_read(self.path) or {}).get("token") == self.token
+
     def release(self) -> None:
         """Give the block back; a second time does nothing."""
-        if (_read(self.path) or {}).get("token") == self.token:  # an expired claim may be another worker's by now
+        if self.held():  # an expired claim may be another worker's by now
             self.path.unlink(missing_ok=True)
 
 

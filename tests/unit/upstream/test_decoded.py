@@ -1,15 +1,19 @@
 """Corpora decoded once: the samples of every utterance, whatever happens on the way."""
 
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from wavbench.upstream import decoded
 from wavbench.upstream.audio import load_audio
+from wavbench.upstream.errors import UserError
 from wavbench.upstream.manifest import read_manifest
 
 
@@ -124,3 +128,84 @@ def test_two_trainings_decode_once(tmp_path: Path, build_corpus: Callable, monke
         made = [pool.submit(decoded.decode, [manifest], tmp_path / "decoded") for _ in range(2)]
     assert made[0].result().hash == made[1].result().hash
     assert len(loaded) == 6
+
+
+@pytest.mark.parametrize("woken_at", ["u0006", "the end"])
+def test_a_decoding_that_was_taken_over_while_it_slept_changes_nothing(
+    tmp_path: Path, build_corpus: Callable, monkeypatch: pytest.MonkeyPatch, woken_at: str
+) -> None:
+    manifest = read_manifest(build_corpus(tmp_path / "corpus", 8))
+    whole = decoded.decode([manifest], tmp_path / "whole")
+    monkeypatch.setattr(decoded, "SAVED_SAMPLES", 1)  # a note after every utterance
+    asleep, woken, waits = threading.Event(), threading.Event(), threading.Event()
+
+    def sleep(seconds: float) -> None:
+        waits.set()
+        time.sleep(0.01)
+
+    monkeypatch.setattr(decoded, "time", SimpleNamespace(sleep=sleep))
+    seen: list[str] = []
+
+    def load(file: str, *span: float | None) -> np.ndarray:
+        name = Path(file).stem
+        seen.append(name)
+        if name == "u0003" and seen.count(name) == 1:
+            asleep.set()
+            assert woken.wait(60)
+        if name == woken_at and not woken.is_set():
+            woken.set()
+            assert waits.wait(60)  # until the first one has seen that it is no longer its turn
+        return load_audio(file, *span)
+
+    monkeypatch.setattr(decoded, "load_audio", load)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(decoded.decode, [manifest], tmp_path / "decoded", workers=1)
+        assert asleep.wait(60)
+        (place,) = (tmp_path / "decoded").iterdir()
+        until = time.monotonic() + 60
+        while sum(len(path.read_text().splitlines()) for path in place.glob("rows*.part")) < 4:  # who, and 3 utterances
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.utime(place / "decoding.claim", (0, 0))
+        second = decoded.decode([manifest], tmp_path / "decoded", workers=1)
+        woken.set()
+        for speech in (first.result(), second, decoded.open_decoded(place)):
+            assert speech.hash == whole.hash
+            np.testing.assert_array_equal(speech.samples, whole.samples)
+    assert sorted(file.name for file in place.iterdir()) == ["index.json", "samples.i16"]
+    assert "u0002" not in seen[4:]  # what was noted was kept
+
+
+@pytest.mark.parametrize("damage", ["nonsense\n", "[1]\n", "-5\n", "[" * 100_000 + "\n", "1.5\n"])
+def test_notes_that_cannot_be_read_count_up_to_there(
+    tmp_path: Path, build_corpus: Callable, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    manifest = read_manifest(build_corpus(tmp_path / "corpus", 4))
+    whole = decoded.decode([manifest], tmp_path / "decoded")
+    (place,) = (tmp_path / "decoded").iterdir()
+    (place / "index.json").unlink()
+    lengths = [f"{length}\n" for length in whole.lengths.tolist()]
+    (place / "rows.part").write_text("".join([*lengths[:2], damage, *lengths[2:]]))
+    loaded: list[str] = []
+    monkeypatch.setattr(decoded, "load_audio", lambda file, *span: loaded.append(file) or load_audio(file, *span))
+    again = decoded.decode([manifest], tmp_path / "decoded")
+    assert sorted(Path(file).stem for file in loaded) == ["u0002", "u0003"]
+    assert again.hash == whole.hash
+    np.testing.assert_array_equal(again.samples, whole.samples)
+
+
+def test_decoded_audio_that_others_wrote_to_is_refused_and_mended(tmp_path: Path, build_corpus: Callable) -> None:
+    manifest = read_manifest(build_corpus(tmp_path / "corpus", 3))
+    whole = decoded.decode([manifest], tmp_path / "whole")
+
+    def meddle(done: int, total: int) -> None:
+        if done == total:
+            (part,) = (tmp_path / "decoded").glob("*/samples*.part")
+            with open(part, "ab") as file:
+                file.write(bytes(10))
+
+    with pytest.raises(UserError, match="another program wrote"):
+        decoded.decode([manifest], tmp_path / "decoded", progress=meddle)
+    again = decoded.decode([manifest], tmp_path / "decoded")
+    assert again.hash == whole.hash
+    np.testing.assert_array_equal(again.samples, whole.samples)

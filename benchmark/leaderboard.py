@@ -37,9 +37,10 @@ class Row:
         heard: corpora of the board that the upstream was pretrained on.
         record: of the first seed.
         keys: of the records of all seeds.
+        head_seeds: these seeds.
         ranks: the first and last rank that it can have, given the rows that are told apart; None where none was tested.
-        p_best: how likely so large a difference from the best row is if both are equal, after Holm's correction over
-            all pairs of the board; NaN where they were not scored on the same test items.
+        p_best: how likely so large a difference from the best row is if both are equal, held against all pairs of the
+            board; NaN where they were not scored on the same test items.
     """
 
     upstream: str
@@ -54,6 +55,7 @@ class Row:
     heard: tuple[str, ...]
     record: Record
     keys: tuple[str, ...] = ()
+    head_seeds: tuple[int, ...] = ()
     deviation: float = math.nan
     ranks: tuple[int, int] | None = None
     p_best: float = math.nan
@@ -110,7 +112,17 @@ def board_key(record: Record) -> tuple:
     trials = str(record.config.get("trials", False))
     protocol = (record.protocol, record.protocol_version, record.adaptation)
     units = str(record.config.get("units", 0))  # what is written: characters, or so many pieces of words
-    return (record.task, record.corpus, record.corpus_hash, *map(str, protocol), record.head, budget, trials, units)
+    return (
+        record.task,
+        record.corpus,
+        record.corpus_hash,
+        *map(str, protocol),
+        record.head,
+        budget,
+        trials,
+        units,
+        record.metric,
+    )
 
 
 def _board(records: list[Record], ambiguous: set[str]) -> Board:
@@ -157,6 +169,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
                 heard=tuple(found[0].config.get("heard", ())),
                 record=_first(found),
                 keys=tuple(record.key for record in sorted(found, key=lambda record: record.seed)),
+                head_seeds=tuple(sorted(record.seed for record in found)),
                 **mean,
             )
         )

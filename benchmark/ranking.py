@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
+from wavbench.benchmark.comparing import Compared, columns_of, compare, rank_ranges, told_apart
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.record import read_scores, write_text
-from wavbench.benchmark.stats import columns_of, holm, pairwise, rank_ranges, told_apart
 from wavbench.upstream.errors import UserError
 
 CACHE = Path(".cache/comparisons.json")  # under the results; not for git
-VERSION = 1  # of how rows are compared: another number forgets what was kept
+VERSION = 2  # of how rows are compared: another number forgets what was kept
 
 
 def ranked(boards: Iterable[Board], results: Path) -> list[Board]:
@@ -30,10 +29,9 @@ def ranked(boards: Iterable[Board], results: Path) -> list[Board]:
     for board in boards:
         paths = [[results / "runs" / f"{key}.scores.csv" for key in row.keys] for row in board.rows]
         digest = _digest(board.metric, paths)
-        p = _kept(kept.get(digest), len(board.rows))
-        p = _compared(board, results).round(6) if p is None else p
-        used[digest] = [[None if np.isnan(value) else float(value) for value in own] for own in p]
-        found.append(_with_ranks(board, p))
+        tested = _kept(kept.get(digest), len(board.rows)) or _compared(board, results)
+        used[digest] = [[[None if np.isnan(value) else float(value) for value in own] for own in p] for p in tested]
+        found.append(_with_ranks(board, tested))
     if used != kept:
         path = results / CACHE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,36 +39,33 @@ def ranked(boards: Iterable[Board], results: Path) -> list[Board]:
     return found
 
 
-def _with_ranks(board: Board, p: Float[np.ndarray, "rows rows"]) -> Board:
-    apart = told_apart(p)
-    adjusted = np.ones(p.shape)
-    upper = np.triu_indices(len(p), 1)
-    adjusted[upper] = adjusted.T[upper] = holm(p[upper])
-    rows = [
-        replace(row, ranks=ranks, p_best=float(adjusted[0, place]))
-        if np.isnan(p[0, place])
-        else replace(row, ranks=ranks, p_best=float(adjusted[0, place]), tied=not apart[0, place])
-        for place, (row, ranks) in enumerate(zip(board.rows, rank_ranges(apart), strict=True))
-    ]
+def _with_ranks(board: Board, tested: Compared) -> Board:
+    apart = told_apart(tested.adjusted)
+    rows = []
+    for place, (row, ranks) in enumerate(zip(board.rows, rank_ranges(apart), strict=True)):
+        p = tested.adjusted[0, place]
+        row = replace(row, p_best=float(p), tied=row.tied if np.isnan(p) else not apart[0, place])
+        alone = np.isnan(np.delete(tested.p[place], place)).all() and len(board.rows) > 1
+        rows.append(row if alone else replace(row, ranks=ranks))
     return replace(board, rows=tuple(rows))
 
 
-def _compared(board: Board, results: Path) -> Float[np.ndarray, "rows rows"]:
-    """p-values of all pairs; NaN where the scores of a row cannot be read."""
+def _compared(board: Board, results: Path) -> Compared:
+    """Tests of all pairs; NaN where the scores of a row cannot be read."""
     scores = {}
     for place, row in enumerate(board.rows):
         try:
-            own = [read_scores(results, key) for key in row.keys]
+            own = {seed: read_scores(results, key) for seed, key in zip(row.head_seeds, row.keys, strict=True)}
         except UserError:  # what is wrong with them is said where records are read
             continue
-        if all(set(columns_of(board.metric)) <= set(table) for table in own):
+        if all(len(table) and set(columns_of(board.metric)) <= set(table) for table in own.values()):
             scores[place] = own
-    p = np.full((len(board.rows), len(board.rows)), np.nan)
-    np.fill_diagonal(p, 1.0)
+    found = Compared(*(np.full((len(board.rows), len(board.rows)), np.nan) for _ in range(2)))
     places = list(scores)
-    if places:
-        p[np.ix_(places, places)] = pairwise(board.metric, list(scores.values()))
-    return p
+    for matrix, own in zip(found, compare(board.metric, list(scores.values())), strict=True):
+        np.fill_diagonal(matrix, 1.0)
+        matrix[np.ix_(places, places)] = own.round(6)
+    return found
 
 
 def _digest(metric: str, paths: list[list[Path]]) -> str:
@@ -82,13 +77,13 @@ def _digest(metric: str, paths: list[list[Path]]) -> str:
     return digest.hexdigest()
 
 
-def _kept(found: object, rows: int) -> Float[np.ndarray, "rows rows"] | None:
-    """A matrix of the cache, None where it is none of so many rows."""
+def _kept(found: object, rows: int) -> Compared | None:
+    """Two matrices of the cache, None where they are none of so many rows."""
     try:
-        p = np.array(found, float)
+        p, adjusted = (np.array(matrix, float) for matrix in found)
     except (TypeError, ValueError):
         return None
-    return p if p.shape == (rows, rows) else None
+    return Compared(p, adjusted) if p.shape == adjusted.shape == (rows, rows) else None
 
 
 def _read_cache(results: Path) -> dict[str, list]:

@@ -6,9 +6,9 @@ from wavbench.benchmark.leaderboard import Board, Row
 
 HEARD = " †"  # behind values of upstreams that know the corpus
 ABOUT_TIES = (
-    "`=` marks rows that this test set does not tell apart from the best one, by paired tests of the same items at 5 % "
-    "after Holm's correction, or by intervals that meet where scores were not passed on. Ranks are those that a "
-    "row can have, given all pairs that are told apart."
+    "`=` marks rows that this test set does not tell apart from the best one: by paired tests of the same items, seeds "
+    "included, at 5 % for all pairs of a board together, or by intervals that meet where rows could not be compared. "
+    "Ranks are those that a row can have, given all pairs that are told apart."
 )
 ABOUT_HEARD = "† marks upstreams that were pretrained on audio of the corpus."
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wavbench.benchmark.stats import holm, pairwise, rank_ranges, told_apart
+from wavbench.benchmark.comparing import compare, holm, rank_ranges, told_apart
 from wavbench.downstream.metrics import BLEU_COUNTS, METRICS
 
 
@@ -42,15 +42,18 @@ def test_the_permutation_over_ten_speakers_is_all_exchanges_by_hand(metric: str)
     random = np.random.default_rng(1)
     tokens = random.integers(1, 9, 40)
     one, other = (spoken(random.integers(0, 3, 40), 10).assign(tokens=tokens) for _ in range(2))
-    found = pairwise(metric, [[one], [other.sample(frac=1, random_state=0)]])  # items are matched by name
-    assert found[0, 1] == found[1, 0] == pytest.approx(by_hand(metric, one, other, "speaker"))
-    assert found.diagonal().tolist() == [1, 1]
+    found = compare(metric, [{0: one}, {0: other.sample(frac=1, random_state=0)}])  # items are matched by name
+    assert found.p[0, 1] == found.p[1, 0] == pytest.approx(by_hand(metric, one, other, "speaker"))
+    assert found.adjusted[0, 1] == found.p[0, 1]  # a single pair
+    assert found.p.diagonal().tolist() == found.adjusted.diagonal().tolist() == [1, 1]
 
 
 def test_few_speakers_are_exchanged_by_utterance() -> None:
     random = np.random.default_rng(2)
     one, other = (spoken(random.integers(0, 2, 9), 3) for _ in range(2))
-    assert pairwise("accuracy", [[one], [other]])[0, 1] == pytest.approx(by_hand("accuracy", one, other, "utterance"))
+    assert compare("accuracy", [{0: one}, {0: other}]).p[0, 1] == pytest.approx(
+        by_hand("accuracy", one, other, "utterance")
+    )
 
 
 def test_bleu_is_computed_again_for_every_exchange() -> None:
@@ -63,7 +66,7 @@ def test_bleu_is_computed_again_for_every_exchange() -> None:
         return spoken(np.zeros(10, int), 10).join(pd.DataFrame(counts, columns=BLEU_COUNTS))
 
     one, other = translated(0.5), translated(0.8)
-    found = pairwise("BLEU", [[one], [other]])[0, 1]
+    found = compare("BLEU", [{0: one}, {0: other}]).p[0, 1]
     assert found == pytest.approx(by_hand("BLEU", one, other, "speaker"))
     assert found < 0.05
 
@@ -71,31 +74,91 @@ def test_bleu_is_computed_again_for_every_exchange() -> None:
 def test_random_exchanges_come_near_all_of_them() -> None:
     random = np.random.default_rng(4)
     one, other = (spoken(random.integers(0, 3, 24), 12) for _ in range(2))
-    exact = pairwise("accuracy", [[one], [other]])[0, 1]
+    exact = compare("accuracy", [{0: one}, {0: other}]).p[0, 1]
     wide = [
         pd.concat([scores, spoken(np.zeros(4, int), 2).replace({"s0": "t0", "s1": "t1"})]) for scores in (one, other)
     ]
     wide = [scores.assign(utterance=[f"u{k}" for k in range(28)]) for scores in wide]  # 14 speakers, two without errors
-    assert pairwise("accuracy", [[wide[0]], [wide[1]]])[0, 1] == pytest.approx(exact, abs=0.02)
+    assert compare("accuracy", [{0: wide[0]}, {0: wide[1]}]).p[0, 1] == pytest.approx(exact, abs=0.02)
 
 
-def test_seeds_of_a_row_are_averaged() -> None:
+def test_seeds_that_lie_apart_are_no_difference_of_rows() -> None:
     random = np.random.default_rng(5)
-    seeds = [spoken(random.integers(0, 2, 20), 10) for _ in range(3)]
-    mean = spoken(np.mean([scores["errors"] for scores in seeds], axis=0), 10)
-    other = spoken(random.integers(0, 2, 20), 10)
-    assert pairwise("accuracy", [seeds, [other]])[0, 1] == pairwise("accuracy", [[mean], [other]])[0, 1]
+
+    def row(levels: tuple[float, ...]) -> dict[int, pd.DataFrame]:
+        return {k: spoken((random.uniform(size=600) < level).astype(int), 30) for k, level in enumerate(levels)}
+
+    # the same upstream twice: its seeds err in 20, 30 or 40 %, in all utterances alike
+    rows = [row((0.2, 0.3, 0.3)), row((0.3, 0.4, 0.4))]
+    together = compare("accuracy", rows).p[0, 1]
+    alone = compare("accuracy", [{0: pd.concat(own.values()).groupby("utterance", as_index=False).agg(
+        {"speaker": "first", "errors": "mean", "tokens": "first"})} for own in rows]).p[0, 1]  # fmt: skip
+    assert alone < 1e-3 < 0.05 < together
+    # and where seeds agree they cost nothing
+    steady = [row((0.3, 0.3, 0.3)), row((0.4, 0.4, 0.4))]
+    assert compare("accuracy", steady).p[0, 1] < 0.01
+
+
+def test_rows_of_one_upstream_with_other_seeds_are_called_different_in_one_of_twenty() -> None:
+    random, called = np.random.default_rng(11), []
+    for _ in range(150):
+        rows = [
+            {k: spoken((random.uniform(size=240) < 0.3 + random.normal(0, 0.05)).astype(int), 24) for k in range(3)}
+            for _ in range(4)
+        ]
+        called.append((compare("accuracy", rows, flips=400).adjusted[np.triu_indices(4, 1)] <= 0.05).any())
+    assert np.mean(called) == pytest.approx(0.05, abs=0.04)
 
 
 def test_rows_of_other_test_items_are_not_compared() -> None:
     random = np.random.default_rng(6)
     one, other = (spoken(random.integers(0, 2, 20), 10) for _ in range(2))
-    for foreign in (other.iloc[1:], other.assign(utterance=[f"v{k}" for k in range(20)]), other.assign(tokens=2)):
-        found = pairwise("accuracy", [[one], [foreign], [other]])
-        assert np.isnan(found[0, 1])
-        assert np.isnan(found[1, 2])
-        assert 0 < found[0, 2] <= 1
-        assert not told_apart(found)[0, 1]
+    for foreign in (other.iloc[1:], other.assign(utterance=[f"v{k}" for k in range(20)])):
+        found = compare("accuracy", [{0: one}, {0: foreign}, {0: other}])
+        assert np.isnan(found.p[0, 1])
+        assert np.isnan(found.adjusted[1, 2])
+        assert 0 < found.p[0, 2] <= 1
+        assert not told_apart(found.adjusted)[0, 1]
+
+
+def test_a_row_that_counts_more_tokens_is_scaled_to_the_others() -> None:
+    random = np.random.default_rng(12)
+    one, other = (spoken(random.integers(0, 5, 30), 10).assign(tokens=random.integers(5, 9, 30)) for _ in range(2))
+    other["tokens"] = one["tokens"]
+    doubled = other.assign(errors=2 * other["errors"], tokens=2.0 * other["tokens"])  # frames twice as often
+    plain = compare("PER", [{0: one}, {0: other}])
+    np.testing.assert_allclose(compare("PER", [{0: one}, {0: doubled}]).p, plain.p)
+    without = other.drop(columns="speaker")  # nor does it matter which of them names the speakers
+    np.testing.assert_allclose(compare("PER", [{0: one}, {0: without}]).p, plain.p)
+    np.testing.assert_allclose(compare("PER", [{0: without}, {0: one}]).p, plain.p)
+
+
+@pytest.mark.parametrize(("rows", "speakers"), [(12, 10), (24, 13), (40, 40)])
+def test_many_rows_are_told_apart_on_few_speakers(rows: int, speakers: int) -> None:
+    random = np.random.default_rng(13)
+    hard = np.repeat(random.uniform(-0.05, 0.05, speakers), 40)
+    found = compare(
+        "accuracy",
+        [
+            {0: spoken((random.uniform(size=40 * speakers) < level + hard).astype(int), speakers)}
+            for level in np.linspace(0.06, 0.94, rows)
+        ],
+        flips=2_000,
+    )
+    apart = told_apart(found.adjusted)
+    assert apart[0, rows // 2]
+    assert apart[0, -1]
+    assert not apart.diagonal().any()
+    assert (found.adjusted >= found.p - 1e-12).all()
+
+
+def test_equal_rows_of_a_large_board_are_seldom_told_apart() -> None:
+    random, called = np.random.default_rng(14), []
+    for _ in range(100):
+        hard = np.repeat(random.uniform(0.3, 0.6, 12), 20)
+        rows = [{0: spoken((random.uniform(size=240) < hard).astype(int), 12)} for _ in range(6)]
+        called.append(told_apart(compare("accuracy", rows).adjusted).any())
+    assert np.mean(called) == pytest.approx(0.05, abs=0.05)
 
 
 def systems(random: np.random.Generator, advantage: float, speakers: int = 30, each: int = 20) -> list:
@@ -103,12 +166,12 @@ def systems(random: np.random.Generator, advantage: float, speakers: int = 30, e
     hard = random.uniform(0.3, 0.6, speakers)
     own = [hard + random.normal(0, 0.1, speakers) for _ in range(2)]
     rates = [np.repeat(rate + shift, each) for rate, shift in zip(own, (0.0, advantage), strict=True)]
-    return [[spoken((random.uniform(size=speakers * each) < rate).astype(int), speakers)] for rate in rates]
+    return [{0: spoken((random.uniform(size=speakers * each) < rate).astype(int), speakers)} for rate in rates]
 
 
 def called_different(pairs: int, advantage: float, flips: int, seed: int) -> float:
     random = np.random.default_rng(seed)
-    found = [pairwise("accuracy", systems(random, advantage), flips=flips)[0, 1] for _ in range(pairs)]
+    found = [compare("accuracy", systems(random, advantage), flips=flips).p[0, 1] for _ in range(pairs)]
     return float(np.mean(np.array(found) <= 0.05))
 
 
@@ -119,7 +182,7 @@ def test_equal_systems_are_called_different_in_one_of_twenty() -> None:
 @pytest.mark.slow
 def test_calibration_and_power_are_those_of_theory() -> None:
     random = np.random.default_rng(9)
-    means = [a["errors"].mean() - b["errors"].mean() for (a,), (b,) in (systems(random, 0.0) for _ in range(2_000))]
+    means = [a[0]["errors"].mean() - b[0]["errors"].mean() for a, b in (systems(random, 0.0) for _ in range(2_000))]
     equal, apart = (called_different(2_000, by * float(np.std(means)), flips=999, seed=8) for by in (0.0, 2.0))
     print(f"\nequal systems called different: {100 * equal:.1f} %; two standard errors apart: {100 * apart:.1f} %")
     assert equal == pytest.approx(0.05, abs=0.015)
@@ -141,11 +204,23 @@ def test_verification_tells_equal_systems_apart_in_five_percent() -> None:
     called = []
     for _ in range(pairs):
         place = np.repeat(random.normal(0, 1, (speakers, 6)), 2, axis=0)  # of speakers, the same for both
-        rows = [[system(1.0, 0.0, place)], [system(7.0, 3.0, place)]]  # on other scales
-        called.append(pairwise("EER", rows, resamples=200)[0, 1] <= 0.05)
+        rows = [{0: system(1.0, 0.0, place)}, {0: system(7.0, 3.0, place)}]  # on other scales
+        called.append(compare("EER", rows, resamples=200).p[0, 1] <= 0.05)
     assert np.mean(called) == pytest.approx(0.05, abs=0.07)
-    better = [system(1.0, 0.0, 9 * place)]
-    assert pairwise("EER", [better, rows[0]], resamples=200)[0, 1] < 0.01
+    better = {0: system(1.0, 0.0, 9 * place)}
+    assert compare("EER", [better, rows[0]], resamples=200).p[0, 1] < 0.01
+    # seeds with trials of their own are held against the same seeds of the other row
+    halves = [scores.iloc[part::2] for part in (0, 1) for scores in (better[0], rows[0][0])]
+    pair = [{0: halves[0], 1: halves[2]}, {0: halves[1], 1: halves[3]}]
+    assert compare("EER", pair, resamples=200).p[0, 1] < 0.05
+    assert np.isnan(compare("EER", [{0: halves[0]}, {0: halves[3]}], resamples=200).p[0, 1])
+
+
+def test_too_few_trials_say_nothing() -> None:
+    names = {"utterance": list("abcd"), "utterance_b": list("efgh"), "speaker": list("abcd"), "speaker_b": list("abfg")}
+    table = pd.DataFrame(names | {"target": [True, True, False, False]})
+    rows = [{0: table.assign(score=[4.0, 3.0, 2.0, 1.0])}, {0: table.assign(score=1.0)}]
+    assert np.isnan(compare("EER", rows, resamples=50).p[0, 1])
 
 
 def test_holm_by_hand() -> None:
@@ -161,3 +236,5 @@ def test_ranks_are_those_that_separated_pairs_leave() -> None:
         p[one, other] = p[other, one] = 1e-4
     assert rank_ranges(told_apart(p)) == [(1, 3), (1, 4), (1, 4), (2, 4), (5, 5)]
     assert rank_ranges(told_apart(np.ones((1, 1)))) == [(1, 1)]
+    p[1, 2] = p[2, 1] = np.nan
+    assert not told_apart(p)[1, 2]

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from wavbench.benchmark import ranking
+from wavbench.benchmark.comparing import Compared, compare
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.ranking import CACHE, ranked
 from wavbench.benchmark.record import Record, write_record
-from wavbench.benchmark.stats import holm, pairwise
 
 
 def scores_of(share: float, seed: int = 0) -> pd.DataFrame:
@@ -43,18 +43,21 @@ def test_ranks_come_from_tests_of_all_pairs(tmp_path: Path, write: Callable) -> 
         ("d", (4, 4)),
     ]
     assert [row.tied for row in board.rows] == [True, True, False, False]
-    p = pairwise("accuracy", [[scores_of(share, seed=1)] for share in (0.9, 0.88, 0.6, 0.3)])
-    assert board.rows[1].p_best == pytest.approx(holm(p[np.triu_indices(4, 1)])[0], abs=1e-5)
+    tested = compare("accuracy", [{0: scores_of(share, seed=1)} for share in (0.9, 0.88, 0.6, 0.3)])
+    assert board.rows[1].p_best == pytest.approx(tested.adjusted[0, 1], abs=1e-5)
 
 
 def test_all_seeds_of_a_row_are_compared(tmp_path: Path, write: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [write("a", 0.9, seed=seed) for seed in (2, 0, 1)] + [write("b", 0.5)]
     seen = []
-    monkeypatch.setattr(
-        ranking, "pairwise", lambda metric, rows: seen.append([len(own) for own in rows]) or np.ones((2, 2))
-    )
+
+    def compared(metric: str, rows: list) -> Compared:
+        seen.append([list(own) for own in rows])
+        return Compared(np.ones((2, 2)), np.ones((2, 2)))
+
+    monkeypatch.setattr(ranking, "compare", compared)
     (board,) = ranked(boards_of(records), tmp_path)
-    assert seen == [[3, 1]]
+    assert seen == [[[0, 1, 2], [0]]]
     assert board.rows[0].keys == tuple(records[place].key for place in (1, 2, 0))
 
 
@@ -63,7 +66,7 @@ def test_a_row_without_scores_keeps_what_its_interval_says(tmp_path: Path, write
     (tmp_path / f"runs/{records[1].key}.scores.csv").write_text("errors\nmany\n")
     (tmp_path / f"runs/{records[2].key}.scores.csv").unlink()
     (board,) = ranked(boards_of(records), tmp_path)
-    assert [row.ranks for row in board.rows] == [(1, 3)] * 3
+    assert [row.ranks for row in board.rows] == [None] * 3  # nothing was tested
     assert [row.tied for row in board.rows] == [True, False, False]
     assert np.isnan([row.p_best for row in board.rows]).tolist() == [False, True, True]
 
@@ -78,12 +81,12 @@ def test_nothing_is_computed_twice_and_other_scores_are_compared_anew(
 
     first = rows_of(records)
     with monkeypatch.context() as patch:
-        patch.setattr(ranking, "pairwise", None)
+        patch.setattr(ranking, "compare", None)
         assert rows_of(records) == first
         records.append(write("b", 0.2, seed=1))
         with pytest.raises(TypeError):
             ranked(boards_of(records), tmp_path)
-    for broken in ("{", "[]", '{"version": 1, "p": {}}', '{"version": 0}', '{"version": 1, "p": 7}'):
+    for broken in ("{", "[]", '{"version": 2, "p": {}}', '{"version": 0}', '{"version": 2, "p": 7}'):
         (tmp_path / CACHE).write_text(broken)
         assert rows_of(records[:2]) == first
     text = (tmp_path / CACHE).read_text()

@@ -28,7 +28,7 @@ class Claim:
 
     def touch(self) -> None:
         """Say that the owner is alive; called after every batch."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it is not there, or the file system is away for a while
             os.utime(self.path)
 
     def __enter__(self) -> "Claim":
@@ -72,7 +72,8 @@ def holder(folder: Path, key: str, expiry: float = EXPIRY) -> dict | None:
         silent = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
-    lapsed = silent > (record or {}).get("expires_after_s", expiry)
+    told = (record or {}).get("expires_after_s")
+    lapsed = silent > (told if isinstance(told, int | float) else expiry)
     return None if record is None or lapsed or is_dead(record) else record
 
 
@@ -147,15 +148,16 @@ def remove_orphans(folder: Path, expiry: float = EXPIRY) -> None:
 
 def is_dead(record: dict) -> bool:
     """Whether the record names a process of this host that no longer runs (False when it cannot be known)."""
-    if record.get("host") != socket.gethostname() or not isinstance(record.get("pid"), int):
+    pid = record.get("pid")
+    if record.get("host") != socket.gethostname() or type(pid) is not int or not 0 < pid < 1 << 31:
         return False
     try:
-        os.kill(record["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return record.get("born") != _born(record["pid"])  # the number was given to another process since
+    return record.get("born") != _born(pid)  # the number was given to another process since
 
 
 def _born(pid: int) -> str:
@@ -168,10 +170,12 @@ def _born(pid: int) -> str:
 
 
 def _read(path: Path) -> dict | None:
+    """What a claim says; None where it cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def _drop_dead(path: Path, expiry: float) -> bool:

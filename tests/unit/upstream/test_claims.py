@@ -202,3 +202,33 @@ def test_a_folder_is_given_back_when_its_work_fails(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with claims.alone(tmp_path, "training"):
         assert (tmp_path / "training.claim").is_file()
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "null", NESTED, '{"a":' + NESTED, "\udcff"])
+def test_a_claim_that_says_nothing_sensible_is_one_cut_short(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "block.claim"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    assert claims.holder(tmp_path, "block") is None
+    assert claims.take(tmp_path, "block") is None
+    with pytest.raises(UserError, match="another process"), claims.alone(tmp_path, "block"):
+        pass
+    claims.remove_orphans(tmp_path)
+    os.utime(path, (time.time() - 11,) * 2)
+    with claims.take(tmp_path, "block") as claim:
+        assert claim.held()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"expires_after_s": "x"}, {"expires_after_s": None}, {"pid": -1}, {"pid": 10**30}, {"pid": True}, {"pid": []}],
+)
+def test_a_claim_with_odd_values_is_held_for_as_long_as_any(tmp_path: Path, odd: dict) -> None:
+    path = leave_claim(tmp_path, "block", **odd)
+    assert claims.holder(tmp_path, "block") == json.loads(path.read_text())
+    assert claims.take(tmp_path, "block") is None
+    os.utime(path, (time.time() - 601,) * 2)
+    assert claims.holder(tmp_path, "block") is None
+    assert claims.take(tmp_path, "block") is not None

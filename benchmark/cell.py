@@ -1,7 +1,7 @@
 """What a cell is, and all that its result depends on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -78,6 +78,7 @@ class Job:
         manifest: its path.
         root: folder that its audio is relative to; None for the manifest's own.
         cell: task, layers, seed.
+        apart: what its name ends with; see `told_apart`.
     """
 
     upstream: Callable[[], Upstream]
@@ -85,12 +86,45 @@ class Job:
     manifest: Path
     root: Path | None = None
     cell: Cell
+    apart: str = ""
 
     @property
     def name(self) -> str:
         head = f" {self.cell.head}" if self.cell.head else ""
         protocol = "" if self.cell.protocol == "clean" else f" (protocol {self.cell.protocol})"
-        return f"{self.cell.task}{head} on {corpus_name(self.manifest)} with {self.upstream_name}{protocol}"
+        return f"{self.cell.task}{head} on {corpus_name(self.manifest)} with {self.upstream_name}{protocol}{self.apart}"
+
+
+# what names of cells leave out, and what it is called where several would have one name
+DETAILS = {
+    "seed": "seed", "layers": "layers", "budget_share": "budget", "trials": "trials", "lm": "lm", "units": "units",
+    "features": "features", "dtype": "dtype",
+}  # fmt: skip
+
+
+def told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, each with a name of its own: those that would share one say in what they differ."""
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        alike.setdefault(job.name, []).append(job)
+
+    def apart(job: Job) -> str:
+        others = alike[job.name]
+        told = [
+            f"{word} {_said(getattr(job.cell, field))}"
+            for field, word in DETAILS.items()
+            if any(getattr(other.cell, field) != getattr(job.cell, field) for other in others)
+        ]
+        told += [str(job.manifest)] if any(other.manifest != job.manifest for other in others) else []
+        return "".join(f", {words}" for words in told)
+
+    return [replace(job, apart=apart(job)) for job in jobs]
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
+    return str(value.ngrams if isinstance(value, Model) else value)
 
 
 @dataclass(frozen=True)

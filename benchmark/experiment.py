@@ -46,7 +46,7 @@ def sweep(config: schemas.Sweep) -> int:
         raise
     if helpers:
         launchers.wait(helpers, lambda: None)
-    failed = {outcome.job.name: outcome.error for outcome in outcomes if outcome.error}
+    failed = [(outcome.job.name, outcome.error) for outcome in outcomes if not outcome.records]
     return _ended(len(jobs), len(outcomes) - len(failed), failed, paths.results) if rank == 0 else int(bool(failed))
 
 
@@ -94,14 +94,14 @@ def _launched(config: schemas.Sweep, jobs: list, results: Path, since: float, to
         if isinstance(code, str):
             print(f"a worker was lost: {code}", file=sys.stderr)
     states = [(job, *standing(results, job)) for job in jobs]
-    failed = {job.name: note.error for job, state, note in states if state == FAILED}
+    failed = [(job.name, note.error) for job, state, note in states if state == FAILED]
     return _ended(len(jobs), sum(state == DONE for _, state, _ in states), failed, results)
 
 
-def _ended(cells: int, done: int, failed: dict[str, str], results: Path) -> int:
+def _ended(cells: int, done: int, failed: list[tuple[str, str]], results: Path) -> int:
     print(f"{done} of {cells} cells done, {len(failed)} failed")
-    for name, error in failed.items():
-        print(f"failed: {name}: {error.splitlines()[0]}", file=sys.stderr)
+    for name, error in failed:
+        print(f"failed: {name}: {(error.splitlines() or ['no reason was noted'])[0]}", file=sys.stderr)
     if failed:
         print("the same command leaves them; with retry_failed=true it tries them again", file=sys.stderr)
     print(f"results: {results}")
@@ -110,7 +110,7 @@ def _ended(cells: int, done: int, failed: dict[str, str], results: Path) -> int:
 
 def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
     """The cells of an experiment with what they run on, those of one upstream together: it is loaded once."""
-    from wavbench.benchmark.cell import Cell, Job
+    from wavbench.benchmark.cell import Cell, Job, told_apart
     from wavbench.downstream.language.with_lm import Model
 
     pairs = list(zip(config.cells, sources, strict=True))
@@ -121,7 +121,7 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
         for protocol in cell.protocols
         if takes(u, cell) and reads_frames(cell, protocol)
     }
-    return [
+    jobs = [
         Job(
             upstream=loader_of(u, config),
             upstream_name=upstream_name(u),
@@ -149,6 +149,7 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
         for protocol in cell.protocols
         for seed in config.head_seeds[: cell.seeds or None]
     ]
+    return told_apart(jobs)
 
 
 def takes(u: schemas.SweepUpstream, cell: schemas.SweepCell) -> bool:

@@ -6,6 +6,8 @@ They are no results: a cell counts as done because its records are there, and a 
 """
 
 import json
+import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from wavbench.benchmark.cell import Job
 from wavbench.benchmark.record import exists, key_of, write_text
+from wavbench.downstream.language.with_lm import TRAIN
 from wavbench.upstream import claims
 
 FOLDER = "cells"
@@ -27,7 +30,7 @@ class State:
     Args:
         cell: for people.
         state: DONE, FAILED or RUNNING.
-        records: keys of its records, once they are known.
+        records: keys of its records, once they are known; where all of them are there, the cell is done.
         claim: key of the claim that its worker holds.
         error: what a person is told of a failure.
         trace: where in the code it happened; "" for bad input.
@@ -58,10 +61,12 @@ def read_state(results: Path, job: Job) -> State | None:
         if set(values) != {field.name for field in fields(State)} or values["state"] not in (DONE, FAILED, RUNNING):
             return None
         words = [values[name] for name in ("cell", "claim", "error", "trace")] + values["records"]
-        if not all(isinstance(word, str) for word in words):
+        if not all(isinstance(word, str) for word in words) or not math.isfinite(values["at"]):
             return None
+        if not all(re.fullmatch("[0-9a-f]{0,64}", key) for key in [*values["records"], values["claim"]]):
+            return None  # they are to name files
         return State(**values | {"records": tuple(values["records"]), "at": float(values["at"])})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError):
         return None
 
 
@@ -70,23 +75,21 @@ def standing(results: Path, job: Job) -> tuple[str, State | None]:
     found = read_state(results, job)
     if found is None:
         return TO_DO, None
-    if found.state == DONE:
-        return (DONE if found.records and all(exists(results, key) for key in found.records) else TO_DO), found
+    if found.records and all(exists(results, key) for key in found.records):
+        return DONE, found  # whoever made them, and whatever was noted
     if found.state == RUNNING:
         return (RUNNING if claims.holder(results / "claims", found.claim) else TO_DO), found
-    return FAILED, found
+    return (FAILED if found.state == FAILED else TO_DO), found
 
 
 def failed_before(results: Path, job: Job, retry_since: float | None) -> State | None:
-    """The failure of a cell that is not to be tried again.
+    """The failure of a cell that has no records and is not to be tried again.
 
     Args:
         retry_since: failures older than this (seconds since 1970) are tried again; None where none is.
     """
-    found = read_state(results, job)
-    if found is None or found.state != FAILED or (retry_since is not None and found.at < retry_since):
-        return None
-    return found
+    state, found = standing(results, job)
+    return None if state != FAILED or (retry_since is not None and found.at < retry_since) else found
 
 
 def counts(results: Path, jobs: Sequence[Job]) -> dict[str, int]:
@@ -96,5 +99,30 @@ def counts(results: Path, jobs: Sequence[Job]) -> dict[str, int]:
 
 
 def _path(results: Path, job: Job) -> Path:
-    what = {"upstream": job.upstream_name, "manifest": str(job.manifest), "cell": repr(job.cell)}
+    """Of what decides a cell's result, however its files are named and whatever else is asked for beside it."""
+    cell = job.cell
+    lm = asdict(cell.lm) if cell.lm else None
+    if lm and lm["ngrams"] != TRAIN:
+        lm["ngrams"] = _resolved(lm["ngrams"])
+    what = {
+        "upstream": job.upstream_name,
+        "loaded": [[name, str(value)] for name, value in cell.loaded],
+        "manifest": _resolved(job.manifest),
+        "task": cell.task,
+        "layers": cell.layers,
+        "seed": cell.seed,
+        "budget": cell.budget_share,
+        "trials": _resolved(cell.trials),
+        "protocol": cell.protocol,
+        "head": cell.head,
+        "lm": lm,
+        "units": cell.units,
+        "features": cell.features,
+        "dtype": cell.dtype,
+        "save": _resolved(cell.save),
+    }
     return results / FOLDER / f"{key_of(what)}.json"
+
+
+def _resolved(path: Path | str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())

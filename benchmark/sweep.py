@@ -4,13 +4,14 @@ Workers are identical: each walks over all cells and takes those that nobody has
 extraction. A finished record is never computed again, so a sweep that was killed goes on where it was.
 """
 
+import contextlib
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from wavbench.benchmark.cell import Job, Paths, Plan, plan_cell
-from wavbench.benchmark.record import key_of
+from wavbench.benchmark.record import exists, key_of
 from wavbench.benchmark.run import missing, run_cell
 from wavbench.benchmark.states import DONE, FAILED, RUNNING, failed_before, standing, write_state
 from wavbench.upstream import claims
@@ -19,12 +20,13 @@ from wavbench.upstream.errors import UserError
 from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import Manifest, read_manifest
 
-EXPIRY = 3_600.0  # seconds; a cell's claim is not touched while it trains, its owner's death is seen at once
+EXPIRY = 300.0  # seconds without a sign of life, after which another worker takes a cell
+POLL_SECONDS = 1.0  # between looks at cells that other workers hold
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one job: records, or why there are none."""
+    """What came of one job: records, or why there are none; a job without records has failed."""
 
     job: Job
     records: tuple[Path, ...]
@@ -70,47 +72,91 @@ def sweep(
         retry_since: try cells again that failed before this time (seconds since 1970); None leaves them failed.
     """
     outcomes: dict[int, Outcome] = {}
+    workers = [_Worker(job, paths, listener, retry_since) for job in jobs]
     planner = Planner(paths)
     while len(outcomes) < len(jobs):
-        took = False
-        for number, job in enumerate(jobs):
-            if number in outcomes:
-                continue
-            if failed := failed_before(paths.results, job, retry_since):
-                outcomes[number] = Outcome(job, (), failed.error)
-                listener.say(f"failed before: {job.name}")
-                continue
-            try:
-                plan = planner.plan(job)
-                keys = tuple(plan.key(choice) for choice in plan.choices)
-                if not missing(plan, paths):
-                    listener.say(f"done already: {job.name}")
-                    outcomes[number] = Outcome(job, tuple(run_cell(plan, paths, listener)), "")
-                    if standing(paths.results, job)[0] != DONE:
-                        write_state(paths.results, job, DONE, records=keys)
-                    continue
-                name = key_of({"cell": list(keys)})
-                claim = claims.take(paths.results / "claims", name, EXPIRY)
-                if claim is None:
-                    continue
-                with claim:
-                    took = True
-                    write_state(paths.results, job, RUNNING, records=keys, claim=name)
-                    begun = time.monotonic()
-                    records = tuple(run_cell(plan, paths, listener))
-                    write_state(paths.results, job, DONE, records=keys)
-                listener.say(f"finished: {job.name} ({time.monotonic() - begun:.0f} s)")
-                outcomes[number] = Outcome(job, records, "")
-            except (UserError, OSError) as error:
-                outcomes[number] = Outcome(job, (), str(error))
-                write_state(paths.results, job, FAILED, error=str(error))
-                listener.say(f"failed: {job.name}\n{error}")
-            except Exception as error:  # one broken cell must not take the others with it
-                outcomes[number] = Outcome(job, (), f"{type(error).__name__}: {error}")
-                write_state(paths.results, job, FAILED, error=outcomes[number].error, trace=traceback.format_exc())
-                listener.say(f"failed: {job.name}\n{traceback.format_exc()}")
-        if len(outcomes) < len(jobs) and not took:
+        known = len(outcomes)
+        for number, worker in enumerate(workers):
+            if number not in outcomes and (outcome := worker.outcome(planner)):
+                outcomes[number] = outcome
+        if len(outcomes) == known:
             if not wait:
                 break
-            time.sleep(1.0)
+            time.sleep(POLL_SECONDS)
     return [outcomes[number] for number in sorted(outcomes)]
+
+
+class _Worker:
+    """This process at one job, from the first look at it until its outcome is known."""
+
+    def __init__(self, job: Job, paths: Paths, listener: Listener, retry_since: float | None) -> None:
+        self.job, self.paths, self.listener, self.retry_since = job, paths, listener, retry_since
+        self.keys: tuple[str, ...] = ()  # of its records, once it was planned
+
+    def outcome(self, planner: Planner) -> Outcome | None:
+        """What came of the job, by this worker or another; None while another one has it."""
+        try:
+            return self._failed_before() or self._recorded() or self._run(planner)
+        except Exception as error:  # one broken cell must not take the others with it
+            return self._failed(error)
+
+    def _failed_before(self) -> Outcome | None:
+        if not (note := failed_before(self.paths.results, self.job, self.retry_since)):
+            return None
+        self.listener.say(f"failed before: {self.job.name}")
+        return Outcome(self.job, (), note.error or "no reason was noted")
+
+    def _recorded(self) -> Outcome | None:
+        """What another worker recorded since the job was planned: nothing has to be loaded to see it."""
+        results = self.paths.results
+        if not self.keys or self.job.cell.save is not None or not all(exists(results, key) for key in self.keys):
+            return None
+        return self._done_already(tuple(results / "runs" / f"{key}.json" for key in self.keys))
+
+    def _run(self, planner: Planner) -> Outcome | None:
+        """Plan and run it under its claim.
+
+        A job that another worker has is planned once: its upstream may be large, and is not to be loaded to wait.
+        """
+        plan = None if self.keys else self._planned(planner)
+        if plan and not missing(plan, self.paths):
+            return self._done_already(tuple(run_cell(plan, self.paths, self.listener)))
+        name = key_of({"cell": list(self.keys)})
+        claim = claims.take(self.paths.results / "claims", name, EXPIRY)
+        if claim is None:
+            return None
+        with claims.kept(claim, EXPIRY):
+            # it may have come to an end elsewhere since the last look
+            if ended := self._failed_before() or self._recorded():
+                return ended
+            try:
+                plan = plan or self._planned(planner)
+                write_state(self.paths.results, self.job, RUNNING, records=self.keys, claim=name)
+                begun = time.monotonic()
+                records = tuple(run_cell(plan, self.paths, self.listener))
+                write_state(self.paths.results, self.job, DONE, records=self.keys)
+            except Exception as error:
+                return self._failed(error)  # noted before the claim is given back: nobody runs it again
+        self.listener.say(f"finished: {self.job.name} ({time.monotonic() - begun:.0f} s)")
+        return Outcome(self.job, records, "")
+
+    def _planned(self, planner: Planner) -> Plan:
+        plan = planner.plan(self.job)
+        self.keys = tuple(plan.key(choice) for choice in plan.choices)
+        return plan
+
+    def _done_already(self, records: tuple[Path, ...]) -> Outcome:
+        self.listener.say(f"done already: {self.job.name}")
+        found, note = standing(self.paths.results, self.job)
+        if found != DONE or note.state != DONE:
+            write_state(self.paths.results, self.job, DONE, records=self.keys)
+        return Outcome(self.job, records, "")
+
+    def _failed(self, error: Exception) -> Outcome:
+        told = isinstance(error, (UserError, OSError))  # in words that are for people
+        text = str(error) or type(error).__name__ if told else f"{type(error).__name__}: {error}"
+        trace = "" if told else traceback.format_exc()
+        with contextlib.suppress(OSError):  # as on a full disk; the outcome is known without the note
+            write_state(self.paths.results, self.job, FAILED, records=self.keys, error=text, trace=trace)
+        self.listener.say(f"failed: {self.job.name}\n{trace or text}")
+        return Outcome(self.job, (), text)

@@ -7,11 +7,22 @@ from pathlib import Path
 
 from wavbench.benchmark.record import Record, read_record, read_scores, write_text
 from wavbench.downstream.metrics import METRICS
+from wavbench.downstream.spec import (
+    ACCURACY,
+    BLEU,
+    EQUAL_ERROR_RATE,
+    FRAME_ACCURACY,
+    PHONE_ERROR_RATE,
+    WORD_ERROR_RATE,
+)
 from wavbench.upstream.errors import UserError
 
 CACHE = Path(".cache/verified.json")  # under the results; not for git
-VERSION = 1  # of how records are verified: another number forgets what was kept
+VERSION = 2  # of how records are verified: another number forgets what was kept
 ROUNDING = 1e-3  # of a value: records keep four digits, scores of trials five
+
+
+KNOWN = {m.name: m for m in (ACCURACY, FRAME_ACCURACY, PHONE_ERROR_RATE, WORD_ERROR_RATE, EQUAL_ERROR_RATE, BLEU)}
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,28 @@ def collect(results: Path) -> Collected:
 
 def _verify(record: Record, results: Path, path: Path) -> None:
     """Raise a UserError unless a record's scores give its value."""
-    if record.metric not in METRICS:
+    if record.metric not in KNOWN:
         raise UserError(
             f"a record has a metric that is not known: {record.metric}",
             where=path.with_name(f"{record.key}.json"),
-            remedy=f"one of: {', '.join(METRICS)}; delete it and run its cell again",
+            remedy=f"one of: {', '.join(KNOWN)}; delete it and run its cell again",
+        )
+    metric = KNOWN[record.metric]
+    if (record.unit, record.higher_is_better) != (metric.unit, metric.higher_is_better):
+        raise UserError(
+            "a record says otherwise than its metric",
+            where=path.with_name(f"{record.key}.json"),
+            why=f"{metric.name} is in {metric.unit}, and {'higher' if metric.higher_is_better else 'lower'} is better",
+            remedy="delete it and run its cell again",
         )
     scores = read_scores(results, record.key)
+    if len(scores) != record.n:
+        raise UserError(
+            "the scores of a record are not all there",
+            where=path,
+            why=f"{len(scores)} rows, and the record is of {record.n}",
+            remedy="delete the record and run its cell again",
+        )
     try:
         value = float(METRICS[record.metric](scores)[0])
     except (KeyError, ValueError, TypeError, UserError) as error:

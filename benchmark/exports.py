@@ -6,32 +6,16 @@ import types
 import typing
 from collections.abc import Mapping
 
-import pandas as pd
-
 from wavbench.benchmark.figures import safe
 from wavbench.benchmark.leaderboard import Board, Row
 from wavbench.benchmark.record import COSTS, SCHEMA, Record
-from wavbench.benchmark.tables import markdown_table, overview_names, ranks_of
+from wavbench.benchmark.tables import markdown_table, overview_names, printable, ranks_of
 from wavbench.upstream.errors import UserError
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-
-
-def spreadsheet(table: pd.DataFrame) -> str:
-    """CSV whose text cells are text in every spreadsheet: an apostrophe stands before what would be a formula.
-
-    Numbers are left alone, negative ones too.
-    """
-    texts = table.select_dtypes(include=["object", "string"])
-    neutral = {
-        name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in texts[name]]
-        for name in texts
-    }
-    return table.assign(**neutral).to_csv(index=False, lineterminator="\n")
 
 
 def latex(boards: list[Board]) -> str:
@@ -69,7 +53,7 @@ def _latex_cell(row: Row | None) -> str:
 
 def escaped(text: str) -> str:
     """Text in which LaTeX sees no command; line ends and other control characters become blanks."""
-    return "".join(LATEX.get(character, character) for character in re.sub(r"[\x00-\x1f\x7f]+", " ", text))
+    return "".join(LATEX.get(character, character) for character in printable(text))
 
 
 def rows_of(boards: list[Board], upstream: str) -> list[tuple[Board, Row]]:

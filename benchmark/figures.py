@@ -1,5 +1,6 @@
 """What all figures share: colours and marks, panels, axis labels, and how they are written with their numbers."""
 
+import hashlib
 import re
 import textwrap
 from collections.abc import Iterable
@@ -9,11 +10,13 @@ import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.record import Record, write_text
+from wavbench.benchmark.tables import spreadsheet
 
 # Okabe and Ito's colours, told apart by people with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
 TITLE = 40  # characters of a panel's title in a line
+LONGEST = 100  # bytes of a file's name that a name of a record becomes
 
 
 def prepare(folder: Path) -> None:
@@ -83,13 +86,17 @@ def save(figure, table: pd.DataFrame, stem: Path, *, fitted: bool = False) -> Pa
     figure.savefig(path["png"], dpi=150, metadata={"Software": None})
     figure.savefig(path["svg"], metadata={"Date": None})
     plt.close(figure)
-    write_text(path["csv"], table.to_csv(index=False, lineterminator="\n"))
+    write_text(path["csv"], spreadsheet(table))
     return path["svg"]
 
 
 def safe(name: str) -> str:
-    """A name from a record as a part of a file name: no two become one, and none leaves the folder."""
-    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):x}", name)
+    """A name from a record as a part of a file name: no two become one, none leaves the folder, none is too long."""
+    whole = re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):x}", name)
+    if len(whole.encode()) <= LONGEST:
+        return whole
+    digest = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
+    return f"{whole.encode()[:LONGEST].decode(errors='ignore')}~{digest}"
 
 
 def short(name: str, most: int = 18) -> str:

@@ -252,8 +252,8 @@ def _tsne(found: list[Analysis], names: dict, stem: Path) -> Path:
 
 
 def draw_line(axis, layers: list[int], values, low, high, last: int, colour: str, marker: str):
-    """A line by layer with its band; an upstream of a single layer is a line across, up to the last layer of others."""
-    if len(layers) == 1 and last > 0:
+    """A line by layer with its band; an upstream that has layer 0 alone is a line across, up to the last of others."""
+    if list(layers) == [0] and last > 0:
         axis.fill_between([0, last], low[0], high[0], color=colour, alpha=0.08, linewidth=0)
         return axis.axhline(values[0], color=colour, linewidth=1.2, linestyle="--")
     axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -130,6 +130,7 @@ def read_record(path: Path) -> Record:
         wrong = wrong or _wrong_inside(values)
         if wrong:
             raise ValueError(f"{', '.join(wrong)} holds something else than it should")
+        json.dumps(values, ensure_ascii=False).encode()  # half a character cannot be written anywhere
         if values["key"] != path.stem:
             raise ValueError("its key is not the name of its file")
         return Record(**values)
@@ -158,7 +159,11 @@ def _wrong_inside(values: dict) -> list[str]:
     budget = config.get("budget", {})
     budget = budget if isinstance(budget, dict) else None
     heard, trained = config.get("heard", []), config.get("pretraining", {"hours": 0.0, "run": "", "id": ""})
+    layer = values["layers"]
     sound = {
+        "layers": layer == "mix" or (isinstance(layer, int) and layer >= 0),
+        "layer_weights": len(values["layer_weights"]) in (0, len(values["layer_numbers"])),
+        "n": values["n"] >= 0,
         "value": math.isfinite(values["value"]),
         "ci95": len(values["ci95"]) == 2 and all(map(math.isfinite, values["ci95"])),
         "cost": set(values["cost"]) >= COSTS,

@@ -4,6 +4,8 @@ import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board, Row
 
+COSTS = ("extract_s", "audio_s", "fit_s", "peak_memory_mb", "store_mb", "parameters", "upstream_parameters")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 HEARD = " †"  # behind values of upstreams that know the corpus
 ABOUT_TIES = (
     "`=` marks rows that this test set does not tell apart from the best one: by paired tests of the same items, seeds "
@@ -52,13 +54,27 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
                     "labels_minutes": record.config.get("labels", ""),
                     "head": record.head,
                     "learning_rate": " ".join(f"{rate:g}" for rate in record.learning_rate),
-                    **record.cost,
+                    **{name: record.cost.get(name, "") for name in COSTS},
                     "corpus_hash": board.corpus_hash,
                     "checkpoint_hash": row.checkpoint_hash,
                     "key": record.key,
                 }
             )
     return pd.DataFrame(lines, columns=None if lines else ["task", "corpus", "rank", "upstream", "value"])
+
+
+def spreadsheet(table: pd.DataFrame) -> str:
+    """CSV whose text cells are text in every spreadsheet: an apostrophe stands before what would be a formula.
+
+    Numbers are left alone, negative ones too.
+    """
+    texts = table.select_dtypes(include=["object", "string"])
+    neutral = {
+        name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in texts[name]]
+        for name in texts
+    }
+    named = {name: f"'{name}" for name in table if str(name).startswith(FORMULA)}
+    return table.assign(**neutral).rename(columns=named).to_csv(index=False, lineterminator="\n")
 
 
 def overview_names(boards: list[Board]) -> list[str]:
@@ -162,7 +178,7 @@ def plain(boards: list[Board]) -> str:
     """The boards as text for a terminal."""
     text = []
     for board in boards:
-        text += [board.name, f"  {describe(board)}"]
+        text += [printable(board.name), f"  {printable(describe(board))}"]
         width = max((len(row.upstream) for row in board.rows), default=0)
         for row in board.rows:
             mark = "best" if row.rank == 1 else "=" if row.tied else ""
@@ -170,14 +186,19 @@ def plain(boards: list[Board]) -> str:
             interval = f"[{row.low:6.2f}, {row.high:6.2f}]"
             heard = HEARD if row.heard else ""
             line = f"  {ranks_of(row):5}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{heard}{best}"
-            text.append(line.rstrip())
+            text.append(printable(line.rstrip()))
         if not board.rows:
-            text += [f"  {x.upstream}  layer {x.layer}: {x.value:.2f}" for x in board.layers.itertuples()]
+            text += [f"  {printable(x.upstream)}  layer {x.layer}: {x.value:.2f}" for x in board.layers.itertuples()]
         text.append("")
     return "\n".join(text).rstrip()
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> list[str]:
     """Lines of a table in which no cell ends another."""
-    escaped = [[text.replace("|", "\\|") for text in line] for line in [header, *lines]]
+    escaped = [[printable(text).replace("|", "\\|") for text in line] for line in [header, *lines]]
     return [f"| {' | '.join(escaped[0])} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(x)} |" for x in escaped[1:])]
+
+
+def printable(text: str) -> str:
+    """Text in which control characters, line ends among them, are blanks."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -88,14 +88,13 @@ def make_record() -> Callable[..., Record]:
 
 @pytest.fixture(scope="session")
 def write_records() -> Callable[..., None]:
-    """A function that writes records, with scores of one row each that give their value, into a results folder."""
+    """A function that writes records, with scores of equal rows that give their value, into a results folder."""
 
     def write(results: Path, *records: Record) -> None:
         for record in records:
             errors = 100 - record.value if record.metric == "accuracy" else record.value
-            write_record(
-                results, record, pd.DataFrame({"utterance": ["0a"], "errors": [errors], "tokens": [100]}), None
-            )
+            names = [f"{row:04x}" for row in range(record.n)]
+            write_record(results, record, pd.DataFrame({"utterance": names, "errors": errors, "tokens": 100}), None)
 
     return write
 

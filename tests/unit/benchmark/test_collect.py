@@ -29,15 +29,20 @@ def damages(folder: Path, key: str, make_record: Callable) -> dict[str, Callable
             folder, make_record(upstream="b", value=60.0, metric="MOS", key=key), pd.DataFrame({"x": [1]}), None
         )
 
+    def turned() -> None:
+        path.write_text(path.read_text().replace('"higher_is_better": true', '"higher_is_better": false'))
+
     return {
         "schema 0, this version reads 1": lambda: path.write_text(
             path.read_text().replace('"schema": 1', '"schema": 0')
         ),
         "a record cannot be read": lambda: path.write_text(path.read_text()[:200]),
         "accuracy 55.0000 from the scores, 60.0000 in the record": lambda: scores.write_text(
-            "utterance,errors,tokens\n0a,45,100\n"
+            "utterance,errors,tokens\n" + 100 * "0a,45,100\n"
         ),
-        "are not of its metric": lambda: scores.write_text("utterance,score\n0a,1\n"),
+        "are not of its metric": lambda: scores.write_text("utterance,score\n" + 100 * "0a,1\n"),
+        "99 rows, and the record is of 100": lambda: scores.write_text(scores.read_text().rsplit("\n", 2)[0] + "\n"),
+        "accuracy is in %, and higher is better": turned,
         "the scores of a record cannot be read": lambda: scores.write_bytes(b"\xff\xfe\x00"),
         "a metric that is not known: MOS": other_metric,
     }
@@ -81,10 +86,10 @@ def test_what_was_verified_is_not_read_again(results: tuple, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(collecting, "read_scores", None)
         assert collect(folder) == first
-        (folder / f"runs/{records[0].key}.scores.csv").write_text("utterance,errors,tokens\n0a,50.0,100.0\n")
+        (folder / f"runs/{records[0].key}.scores.csv").write_text("utterance,errors,tokens\n" + 100 * "0a,50.0,100.0\n")
         with pytest.raises(TypeError):
             collect(folder)
-    for text in ("{", "[]", '{"version": 1, "verified": 7}', '{"version": 1, "verified": [[]]}'):
+    for text in ("{", "[]", '{"version": 2, "verified": 7}', '{"version": 2, "verified": [[]]}'):
         (folder / CACHE).write_text(text)
         assert collect(folder) == first
 

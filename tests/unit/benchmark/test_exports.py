@@ -13,8 +13,9 @@ import pytest
 from huggingface_hub import parse_eval_result_entries
 from ruamel.yaml import YAML
 
-from wavbench.benchmark.exports import card_table, escaped, eval_results, latex, record_schema, spreadsheet
+from wavbench.benchmark.exports import card_table, escaped, eval_results, latex, record_schema
 from wavbench.benchmark.leaderboard import Board, boards_of
+from wavbench.benchmark.tables import spreadsheet
 from wavbench.upstream.errors import UserError
 
 ROOT = Path(__file__).parents[3]

@@ -66,7 +66,7 @@ def test_boards_tell_adaptations_and_amounts_of_labels_apart(
         tuned(make_record, "10min", 10.1, 81.0, adaptation="lora"),
         tuned(make_record, "1h", 60.2, 70.0),
         tuned(make_record, "1h", 60.2, 75.0, random=True),
-        make_record(task="pr", metric="PER", head="linear"),
+        make_record(task="pr", metric="PER", higher_is_better=False, head="linear"),
     ]
     boards = {board.name: board for board in boards_of(records)}
     assert {name: len(board.rows) for name, board in boards.items()} == {

@@ -27,7 +27,7 @@ SCORES = pd.DataFrame({"utterance": ["0a", "1e5"], "speaker": ["01", "02"], "err
 
 
 def test_a_record_reads_back_as_it_was(tmp_path: Path, make_record: Callable) -> None:
-    record = make_record(corpus="mówią «€»", layers=7, value=50.0)
+    record = make_record(corpus="mówią «€»", layers=7, value=50.0, n=2)
     path = write_record(tmp_path, record, SCORES, None)
     assert path == tmp_path / "runs" / f"{record.key}.json"
     assert read_record(path) == record
@@ -150,6 +150,9 @@ def damage(text: str) -> dict[str, str]:
         "a word for corpora": values | {"config": {"heard": "all"}},
         "a curve without dev": values | {"learning_rate_curve": [{}]},
         "no number": values | {"value": float("nan")},
+        "a layer by name": values | {"layers": "top"},
+        "more layers than weights": values | {"layer_numbers": [0, 1, 2]},
+        "half a character": values | {"upstream": "a\ud800"},
         "no bound": values | {"ci95": [1.0, float("inf")]},
         "the key of another": values | {"key": "0" * 20},
         "a key that is a path": values | {"key": "../../x"},

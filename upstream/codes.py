@@ -162,8 +162,9 @@ def make_codes(
     known = dictionary_of(encoder.tokens) if begun else None
     path = file or folder / FILE
     if file is not None or path.is_file():
-        found = units.read_units(path, speech)
-        _refuse_other_codes(found, source, known, encoder.config.vocabulary)
+        found, sizes = units.read_units(path, speech), encoder.codes.encoder.sizes
+        _refuse_other_codes(found, source, known, encoder.config)
+        units.refuse_other_frames(found, speech, lambda samples: frames_from_samples(samples, sizes))
         _remove_parts(folder)
         return found
     if not speech.ids:
@@ -202,7 +203,7 @@ def pairs_of(
     """
     ends = np.cumsum([frames_from_samples(int(length), model.encoder.sizes) for length in speech.lengths])
     noted = part.with_suffix(NOTE)
-    begun = int(noted.read_text()) if noted.is_file() and part.is_file() else 0
+    begun = _noted(noted, len(ends)) if part.is_file() else 0
     whole = int(ends[begun - 1]) * NUMBER.itemsize if begun else 0
     if begun and part.stat().st_size < whole:  # it is not what was noted
         begun, whole = 0, 0
@@ -228,6 +229,15 @@ def pairs_of(
                 progress(row + 1, len(speech.ids))
     model.to("cpu")
     return dict(zip(speech.ids, np.split(np.fromfile(part, NUMBER), ends[:-1]), strict=True))
+
+
+def _noted(path: Path, most: int) -> int:
+    """Utterances that a note calls whole; 0 where it is none, or cannot be true."""
+    try:
+        found = int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+    return found if 0 <= found <= most else 0
 
 
 def counted_dictionary(pairs: Pairs, entries: int, most: int) -> Float[np.ndarray, "units 2"]:
@@ -295,8 +305,8 @@ def told(found: Units) -> str:
     )
 
 
-def _refuse_other_codes(found: Units, source: str, known: np.ndarray | None, most: int) -> None:
-    made = str(found.fingerprint["source"])
+def _refuse_other_codes(found: Units, source: str, known: np.ndarray | None, config: Config) -> None:
+    made, most = found.fingerprint["source"], config.vocabulary
     if not is_codes(found):
         raise UserError(
             "these units are no codes",
@@ -310,6 +320,13 @@ def _refuse_other_codes(found: Units, source: str, known: np.ndarray | None, mos
             where=found.path,
             why=f"made by {made}, and codes= is {source}",
             remedy="give the vq-wav2vec that made them; or make others: leave units= out, another out= folder",
+        )
+    if not _is_dictionary(found.centroids, config.entries):
+        raise UserError(
+            "the dictionary does not fit the codebook",
+            where=found.path,
+            why=f"it is to have pairs of codes from 0 to {config.entries - 1}, each of them once, after {ABSENT:g}",
+            remedy="make it again",
         )
     if known is not None and not np.array_equal(known, found.centroids):
         raise UserError(
@@ -326,10 +343,18 @@ def _refuse_other_codes(found: Units, source: str, known: np.ndarray | None, mos
         )
 
 
+def _is_dictionary(table: Float[np.ndarray, "units columns"], entries: int) -> bool:
+    if table.shape[1] != 2 or not len(table) or (table[0] != ABSENT).any():
+        return False
+    pairs = table[(table != ABSENT).any(axis=1)]
+    sound = (pairs >= 0) & (pairs < entries) & (pairs == np.floor(pairs))
+    return bool(sound.all()) and len(np.unique(pairs, axis=0)) == len(pairs)
+
+
 def _remove_parts(folder: Path) -> None:
     for path in folder.glob(f"{PARTS}*"):
         path.unlink()
 
 
 def is_codes(found: Units) -> bool:
-    return str(found.fingerprint["source"]).startswith(f"{SOURCE} ")
+    return found.fingerprint["source"].startswith(f"{SOURCE} ")

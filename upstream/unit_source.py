@@ -55,6 +55,10 @@ def check_codes(module_file: ModuleType, given: bool) -> None:
 
 def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int, progress=None) -> units.Units:
     """The units of a source, made now or found in the run's folder."""
+
+    def frame_counts(samples: int) -> int:
+        return frames_from_samples(samples, conv)
+
     if source.file is not None:
         found = units.read_units(source.file, speech)
         if codes.is_codes(found):
@@ -63,11 +67,13 @@ def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int
                 where=source.file,
                 remedy="leave units= out to make units here, or give the units.h5 of another run",
             )
+        units.refuse_other_frames(found, speech, frame_counts)
         return found
     path = folder / "units.h5"
     if path.is_file():
         found = units.read_units(path, speech)
         _refuse_other_units(found, source, seed)
+        units.refuse_other_frames(found, speech, frame_counts)
         return found
     stores = source.stores() if source.stores else {}
     described = ", ".join(f"{name} {store.fingerprint.hash()} layer {source.layer}" for name, store in stores.items())
@@ -78,19 +84,19 @@ def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int
         source=described or "mfcc",
         clusters=source.clusters,
         seed=seed,
-        frame_counts=lambda samples: frames_from_samples(samples, conv),
+        frame_counts=frame_counts,
         progress=progress,
     )
 
 
 def _refuse_other_units(found: units.Units, source: UnitSource, seed: int) -> None:
     made = found.fingerprint
-    layer = None if made["source"] == "mfcc" else int(made["source"].rpartition(" ")[2])
+    layer = None if made["source"] == "mfcc" else made["source"].rpartition(" ")[2]
     for name, was, now in (
         ("units_from", "MFCC" if layer is None else "states", "states" if source.stores else "MFCC"),
-        ("units_layer", layer, source.layer if source.stores else None),
-        ("clusters", made["clusters"], source.clusters),
-        ("seed", made["seed"], seed),
+        ("units_layer", layer, str(source.layer) if source.stores else None),
+        ("clusters", made.get("clusters"), source.clusters),
+        ("seed", made.get("seed"), seed),
     ):
         if was != now:
             raise UserError(

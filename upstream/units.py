@@ -191,7 +191,7 @@ def write_file(
     """
     fingerprint = {
         "format": FORMAT, **made, "speech": speech.hash,
-        "centroids": hashlib.blake2b(centroids, digest_size=16).hexdigest(),
+        "centroids": _hash_of(centroids),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_in(path.parent, ".h5")
@@ -209,7 +209,7 @@ def write_file(
 
 
 def read_units(path: Path, speech: Speech) -> Units:
-    """Units that fit a corpus.
+    """Units of a corpus; see `refuse_other_frames`, too.
 
     Raises:
         UserError: the file is missing or damaged, or was made of another corpus.
@@ -221,13 +221,9 @@ def read_units(path: Path, speech: Speech) -> Units:
             fingerprint = json.loads(file.attrs["fingerprint"])
             ids = [id.decode() for id in file["ids"][:]]
             lengths, centroids, units = file["lengths"][:], file["centroids"][:], file["units"][:]
-        ends = np.cumsum(lengths)
-        if fingerprint["format"] != FORMAT or ends[-1] != len(units) or units.max() >= len(centroids):
-            raise ValueError("its parts contradict each other")
-    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise UserError(
-            "the unit file is damaged or is none", where=path, why=str(error), remedy="make it again"
-        ) from None
+        _refuse_damage(fingerprint, ids, lengths, centroids, units)
+    except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
     if fingerprint["speech"] != speech.hash:
         raise UserError(
             "these units were made of other audio",
@@ -235,5 +231,50 @@ def read_units(path: Path, speech: Speech) -> Units:
             why=f"of a corpus with hash {fingerprint['speech']}; the manifests given have {speech.hash}",
             remedy="give the manifests that the units were made of, in the same order, or make units of these",
         )
+    if sorted(ids) != sorted(speech.ids):
+        raise _damaged(path, "its utterances are not those of the corpus that it says it was made of")
+    ends = np.cumsum(lengths, dtype=np.int64)
     rows = {id: slice(end - length, end) for id, end, length in zip(ids, ends.tolist(), lengths.tolist(), strict=True)}
     return Units(path, fingerprint, centroids, rows, units)
+
+
+def refuse_other_frames(found: Units, speech: Speech, frame_counts: Callable[[int], int]) -> None:
+    """Raise a UserError unless every utterance has a unit for each of its frames.
+
+    Args:
+        found: units of the corpus.
+        speech: the corpus.
+        frame_counts: frames that the upstream to be trained makes of so many samples.
+    """
+    for id, samples in zip(speech.ids, speech.lengths.tolist(), strict=True):
+        if (count := len(found[id])) != (wanted := frame_counts(samples)):
+            raise UserError(
+                "these units are not one for each frame",
+                where=found.path,
+                why=f"{id} has {count} units, and {wanted} frames",
+                remedy="make them again: the file was changed, or made for another frame rate",
+            )
+
+
+def _refuse_damage(fingerprint: dict, ids: list[str], lengths: np.ndarray, centroids: np.ndarray, units: np.ndarray):
+    """Raise a ValueError where the parts of a file are not what is written, or contradict each other."""
+    if not isinstance(fingerprint, dict) or fingerprint.get("format") != FORMAT:
+        raise ValueError("its fingerprint is none")
+    if absent := [name for name in ("source", "speech", "centroids") if not isinstance(fingerprint.get(name), str)]:
+        raise ValueError(f"its fingerprint has no {absent[0]}")
+    if centroids.ndim != 2 or centroids.dtype.kind != "f" or not np.isfinite(centroids).all():
+        raise ValueError("its centroids are no table of numbers")
+    if _hash_of(centroids) != fingerprint["centroids"]:
+        raise ValueError("its centroids are others than it was written with")
+    if lengths.dtype.kind != "i" or units.dtype != np.uint16 or units.ndim != 1 or lengths.shape != (len(ids),):
+        raise ValueError("its parts have other shapes or kinds of numbers than it was written with")
+    if lengths.min() < 0 or lengths.sum() != len(units) or units.max() >= len(centroids):
+        raise ValueError("its parts contradict each other")
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError("the unit file is damaged or is none", where=path, why=why, remedy="make it again")
+
+
+def _hash_of(centroids: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(centroids), digest_size=16).hexdigest()

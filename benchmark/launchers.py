@@ -4,10 +4,17 @@ Engines only start processes and wait for them: `local` and `joblib` on this mac
 processes with engine=cluster:local), `ray` on a cluster that runs already (engine=address:auto) or one made here.
 """
 
+import concurrent.futures
+import contextlib
+import ctypes
+import functools
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +23,16 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from wavbench.benchmark import schemas
+from wavbench.upstream import claims
 from wavbench.upstream.errors import UserError, closest
 
 RANK = "WAVBENCH_WORKER"  # environment of a worker: 0 is the process that a person started
 SINCE = "WAVBENCH_RETRY_SINCE"  # and when the sweep began, so that no worker tries again what failed meanwhile
 OWN = {"launcher", "engine", "workers", "dry", "upstreams", "cells"}  # keys that workers are not given
 POLL_SECONDS = 1.0
+STOP_SECONDS = 20.0  # that workers have to end by themselves
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # opened here: little may be done between fork and exec
 
 
 @runtime_checkable
@@ -102,9 +113,39 @@ def options_of(words: Sequence[str]) -> dict[str, object]:
     return found
 
 
-def run(command: list[str], environment: dict[str, str], folder: str) -> int:
-    """One worker, wherever an engine has put us."""
-    return subprocess.run(command, env={**os.environ, **environment}, cwd=folder).returncode
+def run(command: list[str], environment: dict[str, str], folder: str, leader: dict | None = None) -> int:
+    """One worker, wherever an engine has put us; on Linux it ends with the process that waits for it.
+
+    Engines end their own processes and know nothing of those that these started.
+
+    Args:
+        command: its words.
+        environment: added to this process's.
+        folder: that it runs in.
+        leader: the process that asked for it and a file, `while`: where either is gone, so is the worker.
+    """
+    worker = subprocess.Popen(
+        command, env={**os.environ, **environment}, cwd=folder, preexec_fn=functools.partial(_end_with, os.getpid())
+    )
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return worker.wait(timeout=POLL_SECONDS / 2)
+            here = leader is not None and leader["host"] == socket.gethostname()
+            if here and (claims.is_dead(leader) or not Path(leader["while"]).is_file()):
+                worker.terminate()
+    finally:  # where an engine interrupts the waiting by an exception
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+def _end_with(parent: int) -> None:
+    """Ask the kernel to end this process when the thread that started it ends; called before it is the command."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it had ended before the kernel was asked
+            os._exit(128 + signal.SIGTERM)
 
 
 class Local:
@@ -138,10 +179,14 @@ class Joblib:
 
         self.ended: list[int | str] = []
         self.count = len(tasks)
+        self.folder = tempfile.TemporaryDirectory()
+        until_stopped = Path(self.folder.name) / "running"
+        until_stopped.touch()
+        leader = {**claims.owner(), "while": str(until_stopped)}
         parallel = Parallel(n_jobs=len(tasks), return_as="generator_unordered", **{"backend": "loky", **engine})
 
         def gather() -> None:
-            for code in parallel(delayed(run)(*task) for task in tasks):
+            for code in parallel(delayed(run)(*task, leader) for task in tasks):
                 self.ended.append(code)
 
         self.pool = ThreadPoolExecutor(1)
@@ -157,6 +202,8 @@ class Joblib:
     def stop(self) -> None:
         from joblib.externals.loky import get_reusable_executor
 
+        self.folder.cleanup()  # each process of the pool sees it, and ends the worker that it started
+        concurrent.futures.wait([self.gathered], STOP_SECONDS)
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
         self.pool.shutdown(wait=False)
 

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from wavbench.benchmark.analysis_record import read_analyses
 from wavbench.benchmark.collect import collect
-from wavbench.benchmark.exports import latex, spreadsheet
+from wavbench.benchmark.drawn import Job, cores, drawn_by
+from wavbench.benchmark.exports import latex
+from wavbench.benchmark.foremost import foremost, records_of
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.ranking import ranked
 from wavbench.benchmark.record import write_text
-from wavbench.benchmark.tables import long_table, markdown, plain
+from wavbench.benchmark.reference import read_reference
+from wavbench.benchmark.tables import long_table, markdown, plain, spreadsheet
 from wavbench.upstream.errors import UserError
 
+MANY = 200  # records from which on figures are drawn by several processes
 MOST_NAMED = 20  # records that are named where none can be read
 
 
@@ -25,7 +29,7 @@ class Report:
     Args:
         page: the HTML file.
         text: the boards for a terminal.
-        problems: records and analyses that were left out, and why.
+        problems: records, analyses and reference tables that were left out, and why.
     """
 
     page: Path
@@ -39,6 +43,7 @@ def write_report(results: Path) -> Report:
     Raises:
         UserError: there are no records that could be read.
     """
+    from wavbench.benchmark.cost_plots import head_robustness, score_by_cost
     from wavbench.benchmark.hours_plots import hours_seen
     from wavbench.benchmark.layer_plots import analysis_figures
     from wavbench.benchmark.layer_scores import layers_all, mixes
@@ -55,14 +60,26 @@ def write_report(results: Path) -> Report:
         raise UserError("there are no records to report", where=results / "runs", why=why, remedy=remedy)
     analyses, damaged = read_analyses(results)
     boards = ranked(boards_of(records), results)
+    reference = read_reference(results, boards)
     making = results / f".report-{uuid.uuid4().hex}"  # all of it is made before any of it stands in the old one's place
     try:
-        drawn = write_figures(boards, making / "figures") | label_budget(records, making / "figures")
-        drawn |= det_curves(boards, results, making / "figures") | confusions(boards, results, making / "figures")
-        layers = layers_all(records, making / "figures") | mixes(records, analyses, making / "figures")
-        layers |= hours_seen(records, making / "figures") | analysis_figures(analyses, making / "figures")
+        folder, few = making / "figures", foremost(boards)
+        shown = records_of(few, records)
+        jobs: list[Job] = [
+            lambda: score_by_cost(few, folder),
+            lambda: mixes(shown, analyses, folder),
+            lambda: write_figures(few, folder),
+            lambda: det_curves(few, results, folder),
+            lambda: layers_all(shown, folder),
+            lambda: confusions(boards, results, folder),
+            lambda: analysis_figures(analyses, folder),
+            lambda: label_budget(records, folder),
+            lambda: hours_seen(records, folder),
+            lambda: head_robustness(boards, folder),
+        ]
+        drawn = drawn_by(jobs, cores() if len(records) >= MANY else 1)
         page = results / "leaderboard.html"
-        write_page(boards, records, drawn, layers, making / page.name)
+        write_page(boards, records, drawn, results, making / page.name, reference)
         write_text(making / "leaderboard.csv", spreadsheet(long_table(boards)))
         write_text(making / "leaderboard.md", markdown(boards))
         write_text(making / "leaderboard.tex", latex(boards))
@@ -72,4 +89,4 @@ def write_report(results: Path) -> Report:
             os.replace(made, place)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return Report(page, plain(boards), [*collected.problems, *damaged])
+    return Report(page, plain(boards), [*collected.problems, *damaged, *reference.problems])

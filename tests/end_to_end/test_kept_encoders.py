@@ -38,5 +38,6 @@ def test_kept_encoders_are_scored_by_the_hours_that_they_have_seen(
     found = pd.read_csv(tmp_path / "results/figures/hours_er.csv")
     assert found["hours"].tolist() == pytest.approx([0.0, *table["hours"]])
     assert (
-        'alt="Score by hours of audio seen in pretraining: er"' in (tmp_path / "results/leaderboard.html").read_text()
+        'aria-label="Score by hours of audio seen in pretraining: er"'
+        in (tmp_path / "results/leaderboard.html").read_text()
     )

@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
@@ -15,13 +18,45 @@ from wavbench.upstream.checkpoints import read_checkpoint, write_checkpoint
 HERE = Path(__file__).resolve().parent
 PART = 14 << 20  # bytes that leave the machine in one file, at most
 PROBE = "mboshi_fr.csv"
-# name, preset, share of the training time, batch in seconds, and what else differs from the recipe
+FIRST = "hubert_tiny_iteration1"  # whose states give units, and whose encoder wav2vec 2.0 begins with
+CODES = "vq_wav2vec_tiny"  # whose codes BERT reads
+UNITS = {"units_layer": 5, "clusters": 300}
+
+
+class Run(NamedTuple):
+    """One training.
+
+    Args:
+        name: of its folder and files.
+        objective: a file of `upstream/pretrain`.
+        preset: a recipe.
+        share: of the training time, against those of the other runs.
+        extra: what differs from the recipe.
+    """
+
+    name: str
+    objective: str
+    preset: str
+    share: float
+    extra: Mapping[str, object] = MappingProxyType({})
+
+
 GPU_RUNS = (
-    ("hubert_tiny_iteration1", "hubert", "tiny", 0.15, 480, {"peak_rate": 2e-3}),
-    ("hubert_tiny", "hubert", "tiny", 0.40, 480, {"peak_rate": 2e-3, "units_layer": 5, "clusters": 300}),
-    ("wav2vec2_tiny", "wav2vec2", "tiny", 0.30, 480, {}),
-    ("hubert_small", "hubert", "small", 0.15, 480, {"units_layer": 5, "clusters": 300}),
+    Run(FIRST, "hubert", "tiny", 2, {"peak_rate": 2e-3}),
+    Run("hubert_tiny", "hubert", "tiny", 4, {"peak_rate": 2e-3, **UNITS}),
+    Run("wav2vec2_tiny", "wav2vec2", "tiny", 4),
+    Run("wavlm_tiny", "wavlm", "tiny", 4, {"peak_rate": 2e-3, **UNITS}),
+    Run("data2vec_tiny", "data2vec", "tiny", 4),
+    Run("wav2vec_tiny", "wav2vec", "tiny", 4),
+    Run(CODES, "vq_wav2vec", "tiny", 4),
+    Run("vq_wav2vec_bert_tiny", "vq_wav2vec_bert", "tiny", 2),
+    Run("hubert_small", "hubert", "small", 2, UNITS),
+    Run("wavlm_small", "wavlm", "small", 2, UNITS),
+    Run("data2vec_small", "data2vec", "small", 2),
+    Run("wav2vec_small", "wav2vec", "small", 1),
+    Run("vq_wav2vec_small", "vq_wav2vec", "small", 1),
 )
+GPU_BATCH = 480  # seconds
 
 
 class Clock:
@@ -47,16 +82,28 @@ def last_row(path: Path) -> dict[str, str]:
         return list(csv.DictReader(file))[-1]
 
 
-def train(name, objective, preset, seconds, batch, extra, manifests, out, options) -> Path:
+def begun_with(run: Run, out: Path) -> dict:
+    """What a run takes from those before it, or from the shipped checkpoint where they were not made here."""
+    first = out / "runs" / FIRST / "checkpoint.safetensors"
+    first = first if first.is_file() else "hubert_tiny"
+    given = {"units_from": first} if "units_layer" in run.extra else {}
+    if run.preset == "tiny" and run.name in ("hubert_tiny", "wav2vec2_tiny"):
+        given["init"] = first
+    if run.objective == "vq_wav2vec_bert":
+        given["codes"] = out / "runs" / CODES / "checkpoint.safetensors"
+    return given
+
+
+def train(run: Run, seconds: float, manifests: list[Path], out: Path, options) -> Path:
     """One run whose number of steps is set by a short run before it."""
-    folder = out / "runs" / name
+    folder = out / "runs" / run.name
     words = [
-        f"objective={objective}", f"preset={preset}", f"manifest={','.join(map(str, manifests))}",
+        f"objective={run.objective}", f"preset={run.preset}", f"manifest={','.join(map(str, manifests))}",
         f"device={options.device}", f"decoded={out / 'decoded'}", f"stores={out / 'stores'}",
-        *(f"{key}={value}" for key, value in extra.items()),
+        *(f"{key}={value}" for key, value in {**run.extra, **begun_with(run, out)}.items()),
     ]  # fmt: skip
     if options.device == "cuda":
-        words += [f"batch_seconds={batch}", "audio_on_device=true", "workers=12"]
+        words += [f"batch_seconds={GPU_BATCH}", "audio_on_device=true", "workers=12"]
     else:
         words += ["batch_seconds=8", "crop_seconds=4", "workers=0", "threads=1"]
     trial = 60 if options.device == "cuda" else 2
@@ -70,7 +117,7 @@ def train(name, objective, preset, seconds, batch, extra, manifests, out, option
     probe = [f"probe_manifest={options.audio / PROBE}", f"probe_every={max(steps // 4, 1)}"]
     if not (options.audio / PROBE).is_file():
         probe = []
-    print(f"{name}: {rate:.0f} audio seconds per second, {steps} steps", flush=True)
+    print(f"{run.name}: {rate:.0f} audio seconds per second, {steps} steps", flush=True)
     cli("pretrain", *words, *probe, f"out={folder}", f"steps={steps}", f"save_every={max(steps // 20, 1)}")
     return folder
 
@@ -94,9 +141,12 @@ def main() -> None:
     parser.add_argument("minutes", type=float)
     parser.add_argument("audio", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="runs of GPU_RUNS; all where none is given")
     parser.add_argument("--began", type=float, default=time.time())
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
+    if unknown := set(options.names) - {run.name for run in GPU_RUNS}:
+        parser.error(f"there is no run {', '.join(sorted(unknown))}; known: {', '.join(run.name for run in GPU_RUNS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     clock = Clock(options.began, options.minutes)
     manifests = sorted(path for path in options.audio.glob("*.csv") if path.name != PROBE)
@@ -111,24 +161,19 @@ def main() -> None:
         more = ["--steps", "10" if options.device == "cuda" else "1", "--crop", "8", "--workers", "4"]
         path = str(options.out / f"speed_{preset}.json")
         subprocess.run([*speed, "--preset", preset, "--seconds", seconds, *more, "--out", path], check=False)
-    training = clock.left() - 60  # a minute to write what was made
-    shares_left = sum(run[3] for run in GPU_RUNS)
-    for name, objective, preset, share, batch, extra in GPU_RUNS:
-        seconds = (clock.left() - 60) * share / shares_left if options.device == "cuda" else training
-        shares_left -= share
+    runs = [run for run in GPU_RUNS if not options.names or run.name in options.names]
+    for place, run in enumerate(runs):
+        left = clock.left() - 60  # a minute to write what was made
+        seconds = left * run.share / sum(other.share for other in runs[place:])
         if seconds < 45 and options.device == "cuda":
-            clock.say(f"{name}: {seconds:.0f} s are left for it, too little")
+            clock.say(f"{run.name}: {seconds:.0f} s are left for it, too little")
             continue
-        first = options.out / "runs" / "hubert_tiny_iteration1" / "checkpoint.safetensors"
-        if first.is_file() and name != first.parent.name:
-            extra = extra | ({"units_from": first} if "clusters" in extra else {})
-            extra = extra | ({"init": first} if preset == "tiny" else {})
-        clock.say(f"training {name}, {seconds:.0f} s")
+        clock.say(f"training {run.name}, {seconds:.0f} s")
         try:
-            folder = train(name, objective, preset, seconds, batch, extra, manifests, options.out, options)
-            leave(folder, name, options.out)
+            folder = train(run, seconds, manifests, options.out, options)
+            leave(folder, run.name, options.out)
         except (subprocess.SubprocessError, OSError) as error:
-            clock.say(f"{name} failed: {error}")
+            clock.say(f"{run.name} failed: {error}")
     (options.out / "done.json").write_text(
         json.dumps({"minutes": (time.time() - clock.began) / 60, "torch": torch.__version__})
     )

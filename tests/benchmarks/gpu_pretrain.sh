@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Pretrains on a bare GPU machine: checks CUDA, measures speed, trains hubert_tiny (two iterations), wav2vec2_tiny and
-# hubert_small, and leaves fp16 checkpoints of at most 14 MB (larger ones in parts), curves and figures in OUT.
+# Pretrains on a bare GPU machine: checks CUDA, measures speed, trains every objective at size tiny (hubert in two
+# iterations) and then small ones, and leaves fp16 checkpoints of at most 14 MB (larger ones in parts), curves and
+# figures in OUT. With NAMEs only those runs (hubert_tiny, data2vec_small, ...) share the minutes; an
+# unknown name lists all.
 #
-#   tests/benchmarks/gpu_pretrain.sh MINUTES AUDIO_FOLDER OUT
+#   tests/benchmarks/gpu_pretrain.sh MINUTES AUDIO_FOLDER OUT [NAME...]
 #
 # AUDIO_FOLDER holds one or several manifests (*.csv) with their audio; mboshi_fr.csv, if there, is what the phones
 # probe is taken on and is not trained on. Needs Python 3.12 with torch 2.11 or later. What else is missing is installed
 # from the folder of wheels WHEELS (default: wheels), without a network; nothing is built.
 # DEVICE=cpu runs a few steps of everything on a CPU: a rehearsal.
 set -euo pipefail
-[ $# -eq 3 ] || { sed -n '2,12p' "$0"; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,14p' "$0"; exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}
 wheels=${WHEELS:-wheels}
@@ -22,4 +24,4 @@ if compgen -G "$wheels/*.whl" > /dev/null; then
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$python" "$root/tests/benchmarks/gpu_pretrain.py" "$1" "$2" "$3" --began "$began" --device "${DEVICE:-cuda}"
+exec "$python" "$root/tests/benchmarks/gpu_pretrain.py" "$@" --began "$began" --device "${DEVICE:-cuda}"

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +66,22 @@ def trained_of(path: Path) -> Trained | None:
         ) from None
 
 
-def write_table(folder: Path) -> None:
-    """Write the table of all encoders that a folder has, by steps; whole or not at all."""
+def write_table(folder: Path, say: Callable[[str], None] | None = None) -> None:
+    """Write the table of all encoders that a folder has, by steps; whole or not at all.
+
+    Args:
+        folder: of kept encoders.
+        say: told which files are damaged; these are left out.
+    """
     remove_orphans(folder)
-    found = [(told, path.name) for path in folder.glob("[!.]*.safetensors") if (told := trained_of(path))]
+    found = []
+    for path in sorted(folder.glob("[!.]*.safetensors")):
+        try:
+            if told := trained_of(path):
+                found.append((told, path.name))
+        except UserError as error:  # the training goes on: an old file is not worth its state
+            if say:
+                say(f"left out of {folder / 'kept.csv'}: {error.what} ({error.why})")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["file", "steps", "hours"])

@@ -278,7 +278,7 @@ def pretrain(
         path = folder / place.get(which, Path(kept.FOLDER) / told.file)
         write_checkpoint(path, stem, preset, encoder.state_dict(), trained=kept.plain(told))
         if which == "kept":
-            kept.write_table(path.parent)
+            kept.write_table(path.parent, say)
 
     def crops(rows: np.ndarray) -> Crops:
         targets = functools.partial(module_file.targets, objective_config)

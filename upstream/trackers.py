@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
 
 PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}  # what each tracker is imported as
@@ -46,18 +47,32 @@ def make_trackers(names: Sequence[str], folder: Path, hyperparameters: dict) -> 
         hyperparameters: told at the beginning.
     """
     check_trackers(names)
+    if not names:
+        return []
     notes = folder / "trackers.json"
-    ids = json.loads(notes.read_text()) if notes.is_file() else {}
-    made = []
+    ids, made = _noted(notes), []
     for name in names:
         tracker = {"mlflow": _mlflow, "wandb": _wandb}[name](folder, ids.get(name))
         if name not in ids:
             tracker.log_hyperparams(hyperparameters)
         ids[name] = tracker.version if name == "wandb" else tracker.run_id
         made.append(tracker)
-    if made:
-        notes.write_text(json.dumps(ids) + "\n")
+    temporary = temporary_in(folder)
+    try:
+        temporary.write_text(json.dumps(ids) + "\n")
+        os.replace(temporary, notes)
+    finally:
+        temporary.unlink(missing_ok=True)
     return made
+
+
+def _noted(path: Path) -> dict[str, str]:
+    """The runs that a training has; none where the note of them cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {name: id for name, id in found.items() if isinstance(id, str)} if isinstance(found, dict) else {}
 
 
 def _mlflow(folder: Path, id: str | None):

@@ -137,3 +137,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     damaged.write_bytes(b"\x00")
     with pytest.raises(UserError, match="damaged"):
         trained_of(damaged)
+
+
+def test_a_training_goes_on_beside_a_kept_file_that_is_damaged(manifest: Path, tmp_path: Path) -> None:
+    train("hubert", manifest, tmp_path / "whole", keep_every=2, **EVERY)
+    (tmp_path / "run/kept").mkdir(parents=True)
+    (tmp_path / "run/kept/old.safetensors").write_bytes(b"\x00")
+    (tmp_path / "run/kept/folder.safetensors").mkdir()
+    said: list[str] = []
+    train("hubert", manifest, tmp_path / "run", keep_every=2, say=said.append, **EVERY)
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+    tables = [(tmp_path / name / "kept/kept.csv").read_text() for name in ("run", "whole")]
+    assert tables[0] == tables[1]
+    for name in ("old", "folder"):
+        assert any("left out of" in line and f"{name}.safetensors is damaged" in line for line in said)

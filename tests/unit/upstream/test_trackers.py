@@ -57,6 +57,23 @@ def test_a_tracker_is_told_every_row_and_goes_on_with_its_run(
     assert again.hyperparameters is None
 
 
+@pytest.mark.parametrize("note", ["", "{", "[1]", '{"mlflow": 3}', "[" * 100_000, "\x00", None])
+def test_a_note_of_runs_that_cannot_be_read_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str | None
+) -> None:
+    monkeypatch.setattr(trackers, "_mlflow", Kept)
+    monkeypatch.setattr(trackers, "check_trackers", lambda names: None)
+    path = tmp_path / "trackers.json"
+    if note is not None:
+        path.write_text(note)
+    assert make_trackers([], tmp_path, {}) == []
+    assert path.is_file() == (note is not None)
+    (made,) = make_trackers(["mlflow"], tmp_path, {"rate": 1})
+    assert (made.run_id, made.hyperparameters) == ("new", {"rate": 1})
+    assert json.loads(path.read_text()) == {"mlflow": "new"}
+    assert [file.name for file in tmp_path.iterdir()] == ["trackers.json"]
+
+
 def test_trackers_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="trackers=tensorbord is not known"):
         check_trackers(["tensorbord"])

@@ -1,5 +1,6 @@
 """`wavbench sweep`: an experiment's file to cells, the corpora that it names to manifests, and the cells to records."""
 
+import functools
 import os
 import sys
 import time
@@ -209,9 +210,6 @@ def share(budget: float) -> float:
 
 def _chosen(config: schemas.Sweep) -> schemas.Sweep:
     """The experiment with the tasks that were asked for, seen to be one."""
-    from wavbench.benchmark.cell import check_features
-    from wavbench.downstream.spec import find_protocol, load_task
-
     absent = [name for name in ("upstreams", "cells", "head_seeds") if not getattr(config, name)]
     if absent:
         raise UserError(
@@ -220,35 +218,63 @@ def _chosen(config: schemas.Sweep) -> schemas.Sweep:
             remedy="give it lists as configs/experiment/demo.yaml has them",
         )
     tasks = list(dict.fromkeys(cell.task for cell in config.cells))
-    for kind, asked, known in (
-        ("task", config.tasks, tasks),
-        *(("task", u.tasks, tasks) for u in config.upstreams),
-        ("upstream", config.only, list(dict.fromkeys(u.name for u in config.upstreams))),
-    ):
-        for name in asked:
-            if name not in known:
-                raise UserError(f"the experiment has no {kind} {name!r}", remedy=f"one of: {', '.join(known)}")
+    wrong = [
+        UserError(f"the experiment has no {kind} {name!r}", remedy=f"one of: {', '.join(known)}")
+        for kind, asked, known in (
+            ("task", config.tasks, tasks),
+            *(("task", u.tasks, tasks) for u in config.upstreams),
+            ("upstream", config.only, list(dict.fromkeys(u.name for u in config.upstreams))),
+        )
+        for name in asked
+        if name not in known
+    ]
+    _refuse(wrong, config)
     if config.workers < 1:
         raise UserError(f"workers={config.workers} cannot work", remedy="workers=1 or more")
     for seed in config.head_seeds:
         check_seed("head_seeds", seed)
     config.cells = [cell for cell in config.cells if not config.tasks or cell.task in config.tasks]
     config.upstreams = [u for u in config.upstreams if not config.only or u.name in config.only]
-    for cell in config.cells:
-        if not 0 <= cell.seeds <= len(config.head_seeds):
-            raise UserError(
-                f"seeds={cell.seeds} of the cell {cell.task} is not possible",
-                where=f"experiment {config.experiment}",
-                why=f"head_seeds has {len(config.head_seeds)}",
-                remedy=f"seeds: 1 to {len(config.head_seeds)}, or 0 for all; or more head_seeds",
-            )
-        check_features(cell.features, cell.dtype)
-        for protocol in cell.protocols:
-            # what there is not is said before anything slow
-            load_task(cell.task).chosen(find_protocol(protocol), cell.head)
-        if not cell.protocols:
-            raise UserError(f"the cell {cell.task} has no protocols", remedy="protocols: [clean]")
+    for cell in config.cells:  # what there is not is said before anything slow
+        for check in (_check_cell, *(functools.partial(_check_recipe, protocol=name) for name in cell.protocols)):
+            try:
+                check(cell, config)
+            except UserError as error:
+                wrong.append(error)
+    _refuse(wrong, config)
     return config
+
+
+def _check_cell(cell: schemas.SweepCell, config: schemas.Sweep) -> None:
+    from wavbench.benchmark.cell import check_features
+
+    if not 0 <= cell.seeds <= len(config.head_seeds):
+        raise UserError(
+            f"seeds={cell.seeds} of the cell {cell.task} is not possible",
+            where=f"experiment {config.experiment}",
+            why=f"head_seeds has {len(config.head_seeds)}",
+            remedy=f"seeds: 1 to {len(config.head_seeds)}, or 0 for all; or more head_seeds",
+        )
+    check_features(cell.features, cell.dtype)
+    if not cell.protocols:
+        raise UserError(f"the cell {cell.task} has no protocols", remedy="protocols: [clean]")
+
+
+def _check_recipe(cell: schemas.SweepCell, config: schemas.Sweep, protocol: str) -> None:
+    from wavbench.downstream.spec import find_protocol, load_task
+
+    load_task(cell.task).chosen(find_protocol(protocol), cell.head)
+
+
+def _refuse(wrong: list[UserError], config: schemas.Sweep) -> None:
+    """Raise what is wrong with an experiment, all of it at once."""
+    each = list({error.screen(): error for error in wrong}.values())
+    if len(each) == 1:
+        raise each[0]
+    if each:
+        told = "; ".join(error.what + (f" ({error.remedy})" if error.remedy else "") for error in each)
+        raise UserError(f"the experiment asks for {len(each)} things that there are not", where=config.experiment,
+                        why=told, remedy="correct all of them in its file, or in the command")  # fmt: skip
 
 
 def _trials(cell: schemas.SweepCell, source: Source, corpora: Path) -> Path | None:

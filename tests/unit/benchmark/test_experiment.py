@@ -156,6 +156,28 @@ def test_a_share_of_tasks_and_upstreams_can_be_asked_for(tmp_path: Path) -> None
             _chosen(config(tmp_path, *cells, **wrong))
 
 
+def test_all_that_there_is_not_is_named_at_once(tmp_path: Path) -> None:
+    cells = [cell("er", manifest="a.csv"), cell("ks", manifest="a.csv")]
+    with pytest.raises(UserError) as caught:
+        _chosen(config(tmp_path, *cells, tasks=["sk", "re", "er"], only=["fbnk"]))
+    for name in ("task 'sk'", "task 're'", "upstream 'fbnk'"):
+        assert f"the experiment has no {name}" in caught.value.why
+    assert "one of: er, ks" in caught.value.why
+    wrong = [
+        cell("rr", manifest="a.csv", protocols=["clean", "superb"]),
+        cell("sk", manifest="a.csv"),
+        cell("er", manifest="a.csv", head="bigger", protocols=["clean", "sperb"]),
+        cell("er", manifest="a.csv", features="stroed", seeds=7),
+        cell("lid", manifest="a.csv", protocols=[]),
+    ]
+    with pytest.raises(UserError, match="asks for 6 things") as caught:
+        _chosen(config(tmp_path, *wrong))
+    for said in ("no task 'rr'", "no task 'sk'", "no head 'bigger'", "no protocol 'sperb'", "seeds=7", "no protocols"):
+        assert caught.value.why.count(said) == 1
+    with pytest.raises(UserError, match="there is no task 'rr'"):
+        _chosen(config(tmp_path, wrong[0]))
+
+
 def test_what_a_task_has_no_protocol_for_is_said_before_anything(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no protocol superb"):
         sweep(config(tmp_path, cell("phones", manifest="a.csv", protocols=["superb"])))

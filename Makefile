@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
 .PHONY: demo test slow lint install
 
@@ -10,6 +11,8 @@ demo: $(READY)
 	$(BIN)/wavbench demo
 
 test: $(READY)
+	@[ -n "$$WAVBENCH_CHROMIUM" ] || for name in $(BROWSERS); do command -v $$name; done | grep -q . \
+		|| echo "no Chromium: the tests of the page in a browser are skipped; apt-get install chromium brings one"
 	$(BIN)/python -m pytest -m "not slow"
 
 slow: $(READY)

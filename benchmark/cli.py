@@ -71,7 +71,16 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"wavbench {__version__}")
         return 0
-    from wavbench.benchmark import commands, config, corpora, experiment, inference, language_models, schemas
+    from wavbench.benchmark import (
+        commands,
+        config,
+        corpora,
+        corpus_schemas,
+        experiment,
+        inference,
+        language_models,
+        schemas,
+    )
 
     table: dict[str, tuple[type, tuple[str, ...], Callable[[object], int]]] = {
         "extract": (schemas.Extract, (), commands.extract),
@@ -88,11 +97,11 @@ def _dispatch(arguments: list[str]) -> int:
         "analyse": (schemas.Analyse, (), commands.analyse),
         "card": (schemas.Card, (), commands.card),
         "report": (schemas.Report, (), commands.report),
-        "corpus list": (schemas.CorpusList, ("name",), corpora.corpus_list),
-        "corpus fetch": (schemas.CorpusFetch, ("name", "root"), corpora.corpus_fetch),
-        "corpus import": (schemas.CorpusImport, ("name", "root"), corpora.corpus_import),
-        "corpus build": (schemas.CorpusBuild, ("name",), corpora.corpus_build),
-        "corpus check": (schemas.CorpusCheck, ("manifest",), corpora.corpus_check),
+        "corpus list": (corpus_schemas.CorpusList, ("name",), corpora.corpus_list),
+        "corpus fetch": (corpus_schemas.CorpusFetch, ("name", "root"), corpora.corpus_fetch),
+        "corpus import": (corpus_schemas.CorpusImport, ("name", "root"), corpora.corpus_import),
+        "corpus build": (corpus_schemas.CorpusBuild, ("name",), corpora.corpus_build),
+        "corpus check": (corpus_schemas.CorpusCheck, ("manifest",), corpora.corpus_check),
         "store info": (schemas.StoreCommand, ("store",), commands.store_info),
         "store verify": (schemas.StoreCommand, ("store",), commands.store_verify),
         "store seal": (schemas.StoreCommand, ("store",), commands.store_seal),

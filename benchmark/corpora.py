@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from wavbench.benchmark import schemas
+from wavbench.benchmark import corpus_schemas
 from wavbench.benchmark.display import Display
 from wavbench.upstream.errors import UserError
 
@@ -21,28 +21,28 @@ def import_schema(name: str) -> type:
     from wavbench.upstream.corpus import load_corpus
 
     if not name:
-        kind = dataclasses.make_dataclass("CorpusImport", [], bases=(schemas.CorpusImport,))
+        kind = dataclasses.make_dataclass("CorpusImport", [], bases=(corpus_schemas.CorpusImport,))
         more = "`wavbench corpus list` names the corpora, `wavbench corpus import NAME --help` the options of one."
-        kind.__doc__ = f"{schemas.CorpusImport.__doc__} {more}"
+        kind.__doc__ = f"{corpus_schemas.CorpusImport.__doc__} {more}"
         return kind
     module = load_corpus(name)
     if not hasattr(module, "read"):
-        return schemas.CorpusImport
+        return corpus_schemas.CorpusImport
     options = list(inspect.signature(module.read).parameters.values())[1:]
     added = [(o.name, type(o.default), dataclasses.field(default=o.default)) for o in options if o.name != "into"]
-    kind = dataclasses.make_dataclass("CorpusImport", added, bases=(schemas.CorpusImport,))
+    kind = dataclasses.make_dataclass("CorpusImport", added, bases=(corpus_schemas.CorpusImport,))
     reader = _INTO.sub("", inspect.getdoc(module.read) or "")
-    kind.__doc__ = f"{schemas.CorpusImport.__doc__}\n\n{module.corpus.title}: {reader}"
+    kind.__doc__ = f"{corpus_schemas.CorpusImport.__doc__}\n\n{module.corpus.title}: {reader}"
     return kind
 
 
-def corpus_import(config: schemas.CorpusImport) -> int:
+def corpus_import(config: corpus_schemas.CorpusImport) -> int:
     """A data set on disk to a manifest."""
     from wavbench.upstream.description import statistics
     from wavbench.upstream.importing import import_corpus
     from wavbench.upstream.lexicon import read_lexicon
 
-    own = {item.name for item in dataclasses.fields(schemas.CorpusImport)}
+    own = {item.name for item in dataclasses.fields(corpus_schemas.CorpusImport)}
     options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in own}
     with Display() as display:
         made = import_corpus(
@@ -71,7 +71,7 @@ def _named(root: Path) -> Path:
     return Path(os.path.abspath(root)) if root.name in ("", "..") else root
 
 
-def corpus_fetch(config: schemas.CorpusFetch) -> int:
+def corpus_fetch(config: corpus_schemas.CorpusFetch) -> int:
     """Download a data set."""
     from wavbench.upstream.corpus import load_corpus
     from wavbench.upstream.fetch import Listener, fetch, fetch_files
@@ -101,7 +101,7 @@ def corpus_fetch(config: schemas.CorpusFetch) -> int:
     return 0
 
 
-def corpus_list(config: schemas.CorpusList) -> int:
+def corpus_list(config: corpus_schemas.CorpusList) -> int:
     """Corpora by name: what for, how to get them, licence."""
     from wavbench.upstream.corpus import corpus_names, load_corpus
 
@@ -123,7 +123,7 @@ def corpus_list(config: schemas.CorpusList) -> int:
     return 0
 
 
-def corpus_build(config: schemas.CorpusBuild) -> int:
+def corpus_build(config: corpus_schemas.CorpusBuild) -> int:
     """Build a corpus that wavbench makes itself."""
     from wavbench.upstream.corpora import synthetic
 
@@ -141,7 +141,7 @@ def corpus_build(config: schemas.CorpusBuild) -> int:
     return 0
 
 
-def corpus_check(config: schemas.CorpusCheck) -> int:
+def corpus_check(config: corpus_schemas.CorpusCheck) -> int:
     """Every bad row, the warnings, and on request a manifest without them; exit code 2 where rows are bad."""
     from wavbench.upstream.manifest import check_manifest, write_manifest
 
@@ -176,7 +176,7 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _parts(config: schemas.CorpusFetch, archives: tuple, default: tuple[str, ...]) -> list:
+def _parts(config: corpus_schemas.CorpusFetch, archives: tuple, default: tuple[str, ...]) -> list:
     """The parts asked for, in the order of the corpus."""
     known = [archive.part for archive in archives]
     given = [part.strip() for part in config.parts.split(",") if part.strip()]

@@ -40,8 +40,9 @@ def finetune(config: schemas.Finetune) -> int:
     from wavbench.upstream.decoded import decode
     from wavbench.upstream.manifest import read_manifest
     from wavbench.upstream.masked_encoder import Masking, trainable
+    from wavbench.upstream.processes import PRECISIONS, make_fabric
     from wavbench.upstream.trackers import check_trackers
-    from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
+    from wavbench.upstream.training import Settings
 
     check_processes(config)
     check_trackers(config.trackers)

@@ -63,8 +63,9 @@ def pretrain(config: schemas.Pretrain) -> int:
     from wavbench.upstream import pretraining
     from wavbench.upstream.claims import alone
     from wavbench.upstream.manifest import read_manifest
+    from wavbench.upstream.processes import PRECISIONS, make_fabric
     from wavbench.upstream.trackers import check_trackers
-    from wavbench.upstream.training import PRECISIONS, Settings, make_fabric
+    from wavbench.upstream.training import Settings
     from wavbench.upstream.unit_source import check_codes
 
     check_processes(config)

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from wavbench.upstream import catalog, pretraining, training
+from wavbench.upstream import catalog, pretraining, processes
 from wavbench.upstream.lengths import samples_from_frames
 from wavbench.upstream.manifest import read_manifest
 from wavbench.upstream.models import data2vec, hubert, vq_wav2vec, vq_wav2vec_bert, wav2vec, wav2vec2, wavlm
@@ -116,7 +116,7 @@ def train(
     ]
     settings = Settings(**{**SETTINGS, **picked[0]})
     if launched is None:
-        launched = training.make_fabric("cpu", 1, 1, settings.precision, unused=layerdrop > 0)
+        launched = processes.make_fabric("cpu", 1, 1, settings.precision, unused=layerdrop > 0)
         launched.launch()
     with shrunk():
         return pretraining.pretrain(

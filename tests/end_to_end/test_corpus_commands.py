@@ -16,7 +16,7 @@ from corpus_trees import speech_commands as commands_tree
 from corpus_trees import write_audio, write_text
 from file_server import Server, serving
 
-from wavbench.benchmark import schemas
+from wavbench.benchmark import corpus_schemas
 from wavbench.upstream import fetch
 from wavbench.upstream.corpora import crema_d, librispeech
 from wavbench.upstream.corpus import Archive, corpus_names, load_corpus
@@ -165,7 +165,7 @@ def test_help_of_a_reader_shows_its_options_and_no_others(wavbench: Callable) ->
 
 @pytest.mark.parametrize("name", READERS)
 def test_no_option_of_a_reader_has_the_name_of_a_key_of_the_command(name: str) -> None:
-    taken = {item.name for item in fields(schemas.CorpusImport)}
+    taken = {item.name for item in fields(corpus_schemas.CorpusImport)}
     assert not taken & set(list(inspect.signature(load_corpus(name).read).parameters)[1:])
 
 

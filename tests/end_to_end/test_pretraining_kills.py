@@ -46,9 +46,9 @@ def work(objective: str, manifest: Path, folder: Path, values: dict, environment
         with shrunk():
             sys.exit(cli.main([*words]))
     if environment:
-        from small_training import training
+        from small_training import processes
 
-        fabric = training.make_fabric("cpu", 1, 1, "fp32", unused=values.get("layerdrop", 0) > 0)
+        fabric = processes.make_fabric("cpu", 1, 1, "fp32", unused=values.get("layerdrop", 0) > 0)
         fabric.launch()
         values = {**values, "launched": fabric}
     train(objective, manifest, folder, **values)

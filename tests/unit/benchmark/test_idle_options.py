@@ -10,7 +10,7 @@ from wavbench.benchmark.cli import main
 from wavbench.benchmark.config import refuse_idle
 from wavbench.benchmark.loading import check_processes
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.training import make_fabric
+from wavbench.upstream.processes import make_fabric
 
 RUN = ("run", "task=asr", "upstream=fbank", "manifest=none.csv")
 TUNE = ("finetune", "task=pr", "upstream=hubert_tiny", "manifest=none.csv")

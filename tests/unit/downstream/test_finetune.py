@@ -22,7 +22,8 @@ from wavbench.upstream.errors import UserError
 from wavbench.upstream.lengths import frames_from_samples
 from wavbench.upstream.manifest import read_manifest
 from wavbench.upstream.masked_encoder import Masking
-from wavbench.upstream.training import Settings, make_fabric
+from wavbench.upstream.processes import make_fabric
+from wavbench.upstream.training import Settings
 
 CONV = tuple(zip(SMALL.conv_kernels, SMALL.conv_strides, strict=True))
 COUNT = 24

@@ -6,7 +6,6 @@ import pandas as pd
 
 from wavbench.benchmark.figures import (
     axes_for,
-    legend_beside,
     prepare,
     put_title,
     safe,
@@ -19,6 +18,7 @@ from wavbench.benchmark.leaderboard import Board, Row
 
 CUT = 28  # characters of a name beside its mark
 MOST = 12  # upstreams of a panel of heads
+FRONT, CHANCE = "Pareto front, its rows larger: nothing cheaper is better", "knowing nothing"
 
 
 def pareto_front(costs: list[float], values: list[float], higher_is_better: bool) -> list[int]:
@@ -86,16 +86,16 @@ def _timed(board: Board) -> list[Row]:
 
 
 def _costs(boards: list[Board], stem: Path) -> Path:
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure, axes = axes_for(len(boards), 3.6, width=6.6, most=2)
-    style, table = styles(row.upstream for board in boards for row in board.rows), []
+    figure, axes = axes_for(len(boards), 3.3, width=4.2)
+    style, table, handles = styles(row.upstream for board in boards for row in board.rows), [], {}
     for axis, board in zip(axes, boards, strict=True):
         rows = _timed(board)
         costs, values = [seconds_of(row) for row in rows], [row.value for row in rows]
         front = pareto_front(costs, values, board.higher_is_better)
-        steps = axis.step([costs[k] for k in front], [values[k] for k in front], where="post", color="grey", zorder=1)
-        handles = {"Pareto front: nothing cheaper is better": steps[0]}
+        (line,) = axis.step([costs[k] for k in front], [values[k] for k in front], where="post", color="grey", zorder=1)
         colours = [style[row.upstream][0] for row in rows]
         axis.vlines(costs, [row.low for row in rows], [row.high for row in rows], colors=colours, linewidth=0.8)
         for place, row in enumerate(rows):
@@ -104,25 +104,34 @@ def _costs(boards: list[Board], stem: Path) -> Path:
             looks |= (
                 {"markersize": 9, "markeredgecolor": "black"} if place in front else {"markersize": 5, "alpha": 0.8}
             )
-            name = f"{row.upstream}: {row.value:.1f}, {costs[place]:,.0f} s{' (front)' if place in front else ''}"
-            (handles[name],) = axis.plot(costs[place], values[place], **looks)
+            axis.plot(costs[place], values[place], **looks)
+            handles[row.upstream] = Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=5)
             table.append(
                 {"task": board.task, "corpus": board.corpus, "board": board.name, "upstream": row.upstream}
                 | {"seconds": round(costs[place], 2), "value": row.value, "low": row.low, "high": row.high}
                 | {"parameters": row.record.cost["upstream_parameters"], "on_front": place in front}
             )
+        handles[FRONT] = line
         if board.chance is not None:
-            handles["chance"] = axis.axhline(board.chance, color="grey", linestyle=":", linewidth=1)
+            handles[CHANCE] = axis.axhline(board.chance, color="grey", linestyle=":", linewidth=1)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-        put_title(axis, board.name, 60)
+        put_title(axis, board.name)
         axis.set_xlabel("seconds of extraction, fit and search (log)")
         axis.set_ylabel(score_label(board))
         axis.grid(alpha=0.25)
-        legend_beside(axis, handles.values(), handles)
-    return save(figure, pd.DataFrame(table), stem)
+    told = {name: handles[name] for name in sorted(handles, key=lambda name: (name in (FRONT, CHANCE), name))}
+    columns = max(1, min(3, len(boards)))
+    foot = (0.2 * -(-len(told) // columns) + 0.15) / figure.get_figheight()  # what the legend takes
+    figure.set_figheight(figure.get_figheight() * (1 + foot))
+    foot = foot / (1 + foot)
+    figure.tight_layout(rect=(0, foot, 1, 1))
+    figure.legend(
+        list(told.values()), list(told), loc="lower left", bbox_to_anchor=(0.01, 0), ncols=columns, fontsize=8
+    )
+    return save(figure, pd.DataFrame(table), stem, fitted=True)
 
 
 def _by_head(boards: list[Board]) -> dict[tuple, dict[str, Board]]:

@@ -275,10 +275,11 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
     figure, axes = axes_for(max(len(boards), 1), 1.1 + 0.32 * most)
     table = []
     for axis, board in zip(axes, boards, strict=False):
-        for row in board.rows:
+        places, colours = [-row.rank for row in board.rows], [style[row.upstream][0] for row in board.rows]
+        bounds = [row.low for row in board.rows], [row.high for row in board.rows]
+        axis.hlines(places, *bounds, colors=colours, linewidth=2.5, alpha=0.5)
+        for row, place in zip(board.rows, places, strict=True):
             colour, marker = style[row.upstream]
-            place = -row.rank
-            axis.plot([row.low, row.high], [place, place], color=colour, linewidth=2.5, alpha=0.5)
             axis.plot(row.value, place, marker=marker, color=colour, markersize=6)
             table.append(
                 {"task": board.task, "corpus": board.corpus, "protocol": board.protocol, "upstream": row.upstream}

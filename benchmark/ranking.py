@@ -4,16 +4,19 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from wavbench.benchmark.comparing import Compared, columns_of, compare, rank_ranges, told_apart
+from wavbench.benchmark.forked import cores, results_of
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.record import read_scores, write_text
 from wavbench.upstream.errors import UserError
 
 CACHE = Path(".cache/comparisons.json")  # under the results; not for git
+MANY = 100  # rows from which on their boards are compared by several processes
 VERSION = 2  # of how rows are compared: another number forgets what was kept
 
 
@@ -24,19 +27,28 @@ def ranked(boards: Iterable[Board], results: Path) -> list[Board]:
         boards: made of the records of a results folder.
         results: that folder. Rows whose scores are not there are told apart from none.
     """
-    kept, used = _read_cache(results), {}
-    found = []
-    for board in boards:
-        paths = [[results / "runs" / f"{key}.scores.csv" for key in row.keys] for row in board.rows]
-        digest = _digest(board.metric, paths)
-        tested = _kept(kept.get(digest), len(board.rows)) or _compared(board, results)
-        used[digest] = [[[None if np.isnan(value) else float(value) for value in own] for own in p] for p in tested]
-        found.append(_with_ranks(board, tested))
+    kept, boards = _read_cache(results), list(boards)
+    digests = [_digest(board.metric, _paths(board, results)) for board in boards]
+    known = [_kept(kept.get(digest), len(board.rows)) for board, digest in zip(boards, digests, strict=True)]
+    new = [place for place, tested in enumerate(known) if tested is None]
+    new.sort(key=lambda place: -sum(row.record.n for row in boards[place].rows))  # what takes long begins first
+    rows = sum(len(boards[place].rows) for place in new)
+    jobs = [partial(_compared, boards[place], results) for place in new]
+    found = dict(zip(new, results_of(jobs, cores() if rows >= MANY else 1), strict=True))
+    tested = [found.get(place) or own for place, own in enumerate(known)]
+    used = {
+        digest: [[[None if np.isnan(value) else float(value) for value in own] for own in p] for p in both]
+        for digest, both in zip(digests, tested, strict=True)
+    }
     if used != kept:
         path = results / CACHE
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"version": VERSION, "p": used}))
-    return found
+    return [_with_ranks(board, own) for board, own in zip(boards, tested, strict=True)]
+
+
+def _paths(board: Board, results: Path) -> list[list[Path]]:
+    return [[results / "runs" / f"{key}.scores.csv" for key in row.keys] for row in board.rows]
 
 
 def _with_ranks(board: Board, tested: Compared) -> Board:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from wavbench.benchmark.analysis_record import read_analyses
 from wavbench.benchmark.collect import collect
-from wavbench.benchmark.drawn import Job, cores, drawn_by
 from wavbench.benchmark.exports import latex
 from wavbench.benchmark.foremost import foremost, records_of
+from wavbench.benchmark.forked import cores, results_of
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.ranking import ranked
 from wavbench.benchmark.record import write_text
@@ -65,7 +65,7 @@ def write_report(results: Path) -> Report:
     try:
         folder, few = making / "figures", foremost(boards)
         shown = records_of(few, records)
-        jobs: list[Job] = [
+        jobs = [
             lambda: score_by_cost(few, folder),
             lambda: mixes(shown, analyses, folder),
             lambda: write_figures(few, folder),
@@ -77,16 +77,17 @@ def write_report(results: Path) -> Report:
             lambda: hours_seen(records, folder),
             lambda: head_robustness(boards, folder),
         ]
-        drawn = drawn_by(jobs, cores() if len(records) >= MANY else 1)
+        made = results_of(jobs, cores() if len(records) >= MANY else 1)
+        drawn = {name: path for own in made for name, path in own.items()}
         page = results / "leaderboard.html"
         write_page(boards, records, drawn, results, making / page.name, reference)
         write_text(making / "leaderboard.csv", spreadsheet(long_table(boards)))
         write_text(making / "leaderboard.md", markdown(boards))
         write_text(making / "leaderboard.tex", latex(boards))
-        for made in sorted(path for path in making.rglob("*") if path.is_file()):
-            place = results / made.relative_to(making)
+        for path in sorted(path for path in making.rglob("*") if path.is_file()):
+            place = results / path.relative_to(making)
             place.parent.mkdir(exist_ok=True)
-            os.replace(made, place)
+            os.replace(path, place)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return Report(page, plain(boards), [*collected.problems, *damaged, *reference.problems])

@@ -71,6 +71,19 @@ def test_a_row_without_scores_keeps_what_its_interval_says(tmp_path: Path, write
     assert np.isnan([row.p_best for row in board.rows]).tolist() == [False, True, True]
 
 
+def test_several_processes_find_what_one_does(tmp_path: Path, write: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [
+        write(name, share, task=task) for task in ("er", "lid", "ks") for name, share in (("a", 0.9), ("b", 0.6))
+    ]
+    found = []
+    for many, workers in ((100, 1), (1, 2)):
+        monkeypatch.setattr(ranking, "MANY", many)
+        monkeypatch.setattr(ranking, "cores", lambda workers=workers: workers)
+        found.append([board.rows for board in ranked(boards_of(records), tmp_path)])
+        (tmp_path / CACHE).unlink()
+    assert found[0] == found[1]
+
+
 def test_nothing_is_computed_twice_and_other_scores_are_compared_anew(
     tmp_path: Path, write: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

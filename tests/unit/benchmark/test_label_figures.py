@@ -81,5 +81,5 @@ def test_boards_tell_adaptations_and_amounts_of_labels_apart(
     write_records(tmp_path, *records)
     done = write_report(tmp_path)
     assert "full fine-tuning, labels=1h" in done.text
-    assert "Score by labelled minutes, pr" in done.page.read_text()
+    assert "Score by minutes of labels that the upstream was fine-tuned on: pr" in done.page.read_text()
     assert (tmp_path / "figures" / "labels_pr.svg").is_file()

@@ -157,5 +157,5 @@ def test_a_report_draws_analyses_and_names_the_damaged(tmp_path: Path, analyses:
     assert [problem.where for problem in report.problems] == [str(damaged)]
     assert (tmp_path / "figures/cka_emotions.png").is_file()
     page = report.page.read_text()
-    assert 'alt="How alike layers are: emotions"' in page
+    assert 'aria-label="How alike layers are: emotions"' in page
     assert 'href="#layers"' in page

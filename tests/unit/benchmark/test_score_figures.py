@@ -1,5 +1,6 @@
 """DET curves and confusion matrices: figures that are drawn from the scores beside records."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,8 +148,8 @@ def test_names_with_dots_and_underscores_share_no_file(tmp_path: Path, make_reco
         path.name for path in (tmp_path / "figures").iterdir()
     }
     page = write_report(tmp_path).page.read_text()
-    for task, corpus in pairs:
-        assert page.count(f'alt="Which class is taken for which, {task} on {corpus}"') == 1
+    labels = re.findall(r'<svg[^>]* aria-label="([^"]*)"', page)
+    assert len([label for label in labels if label.startswith("Which class is taken for which")]) == len(pairs)
 
 
 def test_classes_called_na_are_drawn(tmp_path: Path, make_record: Callable) -> None:
@@ -181,6 +182,6 @@ def test_a_report_that_fails_changes_nothing(results: tuple, monkeypatch: pytest
 def test_both_kinds_of_figures_are_on_the_page_once(results: tuple) -> None:
     folder, _ = results
     page = write_report(folder).page.read_text()
-    for words in ("Misses against false alarms, asv on voices", "Which class is taken for which, er on emotions"):
-        assert page.count(f'alt="{words}"') == 1
+    for words in ('Misses against false alarms[^"]*: voices', 'Which class is taken for which[^"]*: er_emotions'):
+        assert len(re.findall(rf'<svg[^>]* aria-label="{words}"', page)) == 1
     assert (folder / "figures/det_voices.png").is_file()

@@ -233,8 +233,10 @@ def _resampled(
 
 def _equal_error_rates(scores: pd.DataFrame, weights: Float[np.ndarray, "chunk rows"]) -> Float[np.ndarray, " chunk"]:
     """NaN for resamples that lost one kind of trial."""
-    target, found = scores["target"].to_numpy(bool), np.full(len(weights), np.nan)
-    whole = (weights[:, target].sum(axis=1) > 0) & (weights[:, ~target].sum(axis=1) > 0)
+    target, found = scores["target"].to_numpy(float), np.full(len(weights), np.nan)
+    whole = (weights @ target > 0) & (weights @ (1 - target) > 0)
+    if whole.all():  # no copy of them, as is the rule
+        return METRICS["EER"](scores, weights)
     if whole.any():
         found[whole] = METRICS["EER"](scores, weights[whole])
     return found

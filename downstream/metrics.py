@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from wavbench.upstream.errors import UserError
 
@@ -105,10 +105,11 @@ def equal_error_rate(
     Raises:
         UserError: there are no target trials, or nothing but.
     """
-    if scores["target"].nunique() < 2:
+    target = scores["target"].to_numpy(bool)
+    if target.all() or not target.any():
         raise UserError("an equal error rate needs trials of both kinds", remedy="give trials with and without target")
     if weights is not None and weights.size > FEW:
-        return _crossings(scores, weights)
+        return _crossings(scores["score"].to_numpy(float), target, weights)
     miss, alarm = error_curve(scores, weights)
     gap = alarm - miss  # rises from -1 to 1
     after = np.argmax(gap >= 0, axis=1)
@@ -116,39 +117,41 @@ def equal_error_rate(
     return _between(gap[rows, before], gap[rows, after], alarm[rows, before], alarm[rows, after])
 
 
-def _crossings(scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+def _crossings(
+    score: Float[np.ndarray, " rows"], target: Bool[np.ndarray, " rows"], weights: Num[np.ndarray, "resamples rows"]
+) -> Float[np.ndarray, " resamples"]:
     """Equal error rates without whole curves, which are a hundred times longer than the place where they cross.
 
     Sums over blocks of trials, in the order of their scores, tell in which block misses equal false alarms; only there
     every threshold is looked at.
     """
-    score, target = scores["score"].to_numpy(float), scores["target"].to_numpy(bool)
     order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # of each distinct score
+    is_last = np.append(np.diff(score[order]) != 0, True)  # of each distinct score
+    last = np.flatnonzero(is_last)
     step = math.isqrt(len(last))
     ends = np.unique(np.append(last[step - 1 :: step], last[-1])) + 1  # of blocks
     starts = np.append(0, ends[:-1])
     ordered, kind = weights[:, order], target[order]
-    both = np.add.reduceat(ordered, starts, axis=1)
     hits = np.add.reduceat(ordered * kind, starts, axis=1)
-    sums = np.stack([hits, both - hits], axis=1).cumsum(axis=2)
-    totals = np.maximum(sums[:, :, -1], 1e-12)
-    shares = np.concatenate([np.zeros((len(weights), 2, 1)), sums / totals[:, :, None]], axis=2)  # hits, false alarms
-    within = np.argmax(shares[:, 1, 1:] - (1 - shares[:, 0, 1:]) >= 0, axis=1)
-    found = np.empty(len(weights))
-    for place in np.unique(within):
-        rows = np.flatnonzero(within == place)
-        inside = slice(starts[place], ends[place])
-        own, inner = ordered[rows, inside], last[(last >= starts[place]) & (last < ends[place])] - starts[place]
-        kinds = [np.cumsum(own * chosen, axis=1)[:, inner] for chosen in (kind[inside], ~kind[inside])]
-        base = shares[rows, :, place]
-        hits, alarms = (np.hstack([base[:, [k]], base[:, [k]] + kinds[k] / totals[rows, k][:, None]]) for k in (0, 1))
-        gap = alarms - (1 - hits)
-        gap[:, -1] = np.maximum(gap[:, -1], 0)  # which is what the sums over the block say, but for rounding
-        after = np.argmax(gap[:, 1:] >= 0, axis=1) + 1
-        each = np.arange(len(rows))
-        found[rows] = _between(gap[each, after - 1], gap[each, after], alarms[each, after - 1], alarms[each, after])
-    return found
+    sums = np.stack([hits, np.add.reduceat(ordered, starts, axis=1) - hits], axis=1).cumsum(axis=2)
+    totals = np.maximum(sums[:, :, -1:], 1e-12)
+    shares = np.concatenate([np.zeros((len(weights), 2, 1)), sums / totals], axis=2)  # hits, false alarms
+    each = np.arange(len(weights))
+    block = np.argmax(shares.sum(axis=1)[:, 1:] >= 1, axis=1)
+    places = starts[block, None] + np.arange((ends - starts).max())  # of trials, some behind the block
+    inside = places < ends[block, None]
+    places = np.minimum(places, len(order) - 1)
+    own, own_kind = ordered[each[:, None], places] * inside, kind[places]
+    rates = [np.cumsum(own * chosen, axis=1) / totals[:, k] for k, chosen in enumerate((own_kind, ~own_kind))]
+    hits, alarms = (np.hstack([shares[each, k, block, None], shares[each, k, block, None] + rates[k]]) for k in (0, 1))
+    gap, is_end = alarms - (1 - hits), np.hstack([np.ones((len(weights), 1), bool), is_last[places] & inside])
+    found = is_end & (gap >= 0)
+    found[:, 0] = False
+    found[each, (ends - starts)[block]] = True  # the sums over the block say so, but for rounding
+    after = np.argmax(found, axis=1)
+    ends_before = np.maximum.accumulate(np.where(is_end, np.arange(is_end.shape[1]), 0), axis=1)
+    before = ends_before[each, after - 1]
+    return _between(gap[each, before], gap[each, after], alarms[each, before], alarms[each, after])
 
 
 def _between(before, after, alarm_before, alarm_after) -> Float[np.ndarray, " resamples"]:
@@ -215,11 +218,13 @@ def bleu(
 def bleu_of_counts(sums: Float[np.ndarray, "*batch counts"]) -> Float[np.ndarray, "*batch"]:
     """Corpus BLEU from sums of BLEU_COUNTS."""
     said, wanted, correct, total = sums[..., 0], sums[..., 1], sums[..., 2 : 2 + NGRAMS], sums[..., 2 + NGRAMS :]
-    halves = 0.5 ** np.cumsum((correct == 0) & (total > 0), axis=-1)  # each order without a match counts half the last
-    precision = np.where(correct > 0, correct, halves) / np.maximum(total, 1e-12)
+    unmatched = (correct == 0) & (total > 0)
+    if unmatched.any():
+        correct = np.where(unmatched, 0.5 ** np.cumsum(unmatched, axis=-1), correct)  # each counts half the last
+    precision = correct / np.maximum(total, 1e-12)
     brevity = np.exp(np.minimum(1 - wanted / np.maximum(said, 1e-12), 0))
-    value = 100 * brevity * precision.prod(axis=-1) ** (1 / NGRAMS)
-    return np.where((correct[..., 0] > 0) & (total[..., -1] > 0), value, 0.0)
+    value = 100 * brevity * np.sqrt(np.sqrt(precision.prod(axis=-1)))  # the root of as many as NGRAMS
+    return np.where((sums[..., 2] > 0) & (total[..., -1] > 0), value, 0.0)
 
 
 def signature(metric: str) -> str:

@@ -281,11 +281,15 @@ def test_words_stand_out_from_their_ground(seen: Callable, scheme: str) -> None:
     assert low == []  # WCAG 2.2, success criterion 1.4.3
 
 
-def test_in_print_all_parts_are_there(seen: Callable) -> None:
-    page = seen().page
-    page.emulate_media(media="print")
+def test_in_print_all_parts_are_there_on_white(seen: Callable) -> None:
+    page = seen(color_scheme="dark").page
+    page.emulate_media(media="print", color_scheme="dark")
     assert page.locator(".panel:visible").count() == len(TABS)
     assert page.locator("nav:visible, .tools:visible").count() == 0
+    grounds = page.evaluate(
+        "['body', '.s0', '.s4'].map(own => getComputedStyle(document.querySelector(own)).backgroundColor)"
+    )
+    assert all(min(map(int, re.findall(r"\d+", ground)[:3])) > 180 for ground in grounds)
 
 
 def test_without_its_script_the_page_reads(seen: Callable, browser, results: Path) -> None:

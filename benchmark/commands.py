@@ -204,7 +204,7 @@ def report(config: schemas.Report) -> int:
         return 0
     for problem in done.problems:
         print(problem.screen(), file=sys.stderr)
-    print(f"{len(done.problems)} files were left out; the report is made of the others", file=sys.stderr)
+    print(f"{len(done.problems)} files or figures were left out; the report is made of the others", file=sys.stderr)
     return 2
 
 

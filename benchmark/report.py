@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Report:
     Args:
         page: the HTML file.
         text: the boards for a terminal.
-        problems: records, analyses and reference tables that were left out, and why.
+        problems: records, analyses, reference tables and figures that were left out, and why.
     """
 
     page: Path
@@ -66,19 +67,20 @@ def write_report(results: Path) -> Report:
         folder, few = making / "figures", foremost(boards)
         shown = records_of(few, records)
         jobs = [
-            lambda: score_by_cost(few, folder),
-            lambda: mixes(shown, analyses, folder),
-            lambda: write_figures(few, folder),
-            lambda: det_curves(few, results, folder),
-            lambda: layers_all(shown, folder),
-            lambda: confusions(boards, results, folder),
-            lambda: analysis_figures(analyses, folder),
-            lambda: label_budget(records, folder),
-            lambda: hours_seen(records, folder),
-            lambda: head_robustness(boards, folder),
+            _guarded("cost", lambda: score_by_cost(few, folder)),
+            _guarded("mixes", lambda: mixes(shown, analyses, folder)),
+            _guarded("scores and layers", lambda: write_figures(few, folder)),
+            _guarded("verification", lambda: det_curves(few, results, folder)),
+            _guarded("layers over all tasks", lambda: layers_all(shown, folder)),
+            _guarded("confusions", lambda: confusions(boards, results, folder)),
+            _guarded("analyses", lambda: analysis_figures(analyses, folder)),
+            _guarded("labels", lambda: label_budget(records, folder)),
+            _guarded("hours", lambda: hours_seen(records, folder)),
+            _guarded("heads", lambda: head_robustness(boards, folder)),
         ]
         made = results_of(jobs, cores() if len(records) >= MANY else 1)
-        drawn = {name: path for own in made for name, path in own.items()}
+        drawn = {name: path for own, _ in made for name, path in own.items()}
+        undrawn = [problem for _, problem in made if problem]
         page = results / "leaderboard.html"
         write_page(boards, records, drawn, results, making / page.name, reference)
         write_text(making / "leaderboard.csv", spreadsheet(long_table(boards)))
@@ -90,4 +92,22 @@ def write_report(results: Path) -> Report:
             os.replace(path, place)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return Report(page, plain(boards), [*collected.problems, *damaged, *reference.problems])
+    return Report(page, plain(boards), [*collected.problems, *damaged, *reference.problems, *undrawn])
+
+
+def _guarded(what: str, draw: Callable[[], dict[str, Path]]) -> Callable[[], tuple[dict[str, Path], UserError | None]]:
+    """Figures, or why there are none: what one record or analysis holds must not cost the rest of the report."""
+
+    def job() -> tuple[dict[str, Path], UserError | None]:
+        try:
+            return draw(), None
+        except (OSError, MemoryError):  # nothing to do with what is drawn
+            raise
+        except Exception as error:
+            return {}, UserError(
+                f"the figures of {what} could not be drawn",
+                why=f"{type(error).__name__}: {error}"[:300],
+                remedy="a record or an analysis holds what no command of ours writes: find it and delete it",
+            )
+
+    return job

@@ -173,10 +173,25 @@ def test_a_report_that_fails_changes_nothing(results: tuple, monkeypatch: pytest
     path.write_text(path.read_text().replace("0123456789ab", "ba9876543210"))
     collect(folder)
     before = contents()
-    monkeypatch.setattr(plots, "confusions", None)
-    with pytest.raises(TypeError):
+
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(plots, "confusions", full)
+    with pytest.raises(OSError, match="full"):
         write_report(folder)
     assert contents() == before
+
+
+def test_a_figure_that_cannot_be_drawn_costs_itself_alone(results: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = results
+    monkeypatch.setattr(plots, "confusions", None)
+    done = write_report(folder)
+    (problem,) = done.problems
+    assert "the figures of confusions could not be drawn" in problem.screen()
+    assert (folder / "figures/scores.svg").is_file()
+    assert (folder / "figures/det_voices.svg").is_file()
+    assert not (folder / "figures/confusion_er_emotions.svg").exists()
 
 
 def test_both_kinds_of_figures_are_on_the_page_once(results: tuple) -> None:

@@ -79,12 +79,16 @@ def save(figure, table: pd.DataFrame, stem: Path, *, fitted: bool = False) -> Pa
         The SVG.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     if not fitted:
         figure.tight_layout()
     path = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv")}
-    figure.savefig(path["png"], dpi=150, metadata={"Software": None})
-    figure.savefig(path["svg"], metadata={"Date": None})
+    figure.set_dpi(150)  # what savefig does, without drawing everything once more to see how large it is
+    FigureCanvasAgg(figure).print_png(path["png"], metadata={"Software": None})
+    figure.set_dpi(100)
+    FigureCanvasSVG(figure).print_svg(path["svg"], metadata={"Date": None})
     plt.close(figure)
     write_text(path["csv"], spreadsheet(table))
     return path["svg"]

@@ -3,9 +3,11 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from wavbench.benchmark.record import Record, read_record, read_scores, write_text
+from wavbench.benchmark.forked import mapped, workers_for
+from wavbench.benchmark.record import Record, read_record, read_scores, scores_bytes, write_text
 from wavbench.downstream.metrics import METRICS
 from wavbench.downstream.spec import (
     ACCURACY,
@@ -41,20 +43,11 @@ def collect(results: Path) -> Collected:
     Args:
         results: folder. What was verified once is not read again until it changes; that is kept under the folder.
     """
-    known, verified = _read_cache(results), []
-    records, problems = [], []
-    for path in sorted((results / "runs").glob("*.json")):
-        try:
-            record = read_record(path)
-            scores = path.with_name(f"{record.key}.scores.csv")
-            if scores.is_file():
-                digest = hashlib.blake2b(path.read_bytes() + b"\0" + scores.read_bytes(), digest_size=12).hexdigest()
-                if digest not in known:
-                    _verify(record, results, scores)
-                verified.append(digest)
-            records.append(record)
-        except UserError as error:
-            problems.append(error)
+    known, paths = _read_cache(results), sorted((results / "runs").glob("*.json"))
+    read = mapped(partial(_read, results, known), paths, workers_for(len(paths)))
+    verified = [digest for _, digest in read if digest]
+    records = [record for record, _ in read if isinstance(record, Record)]
+    problems = [problem for problem, _ in read if isinstance(problem, UserError)]
     if set(verified) != known:
         place = results / CACHE
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -62,22 +55,45 @@ def collect(results: Path) -> Collected:
     return Collected(records, problems)
 
 
-def _verify(record: Record, results: Path, path: Path) -> None:
-    """Raise a UserError unless a record's scores give its value."""
+def _read(results: Path, known: set[str], path: Path) -> tuple[Record | UserError, str]:
+    """A record or what is wrong with it, and a hash of it and its scores, "" without these."""
+    try:
+        record = read_record(path)
+        _check_metric(record, path)
+        scores = scores_bytes(results, record.key)
+        if not scores:
+            return record, ""
+        digest = hashlib.blake2b(path.read_bytes() + b"\0" + scores, digest_size=12).hexdigest()
+        if digest not in known:
+            _verify(record, results, path.with_name(f"{record.key}.scores.csv"))
+        return record, digest
+    except UserError as problem:
+        return problem, ""
+    except OSError as error:
+        remedy = "make its files readable, or delete it and run its cell again"
+        return UserError("a record cannot be read", where=path, why=str(error)[:200], remedy=remedy), ""
+
+
+def _check_metric(record: Record, path: Path) -> None:
+    """Raise a UserError unless a record says of its metric what is so."""
     if record.metric not in KNOWN:
         raise UserError(
             f"a record has a metric that is not known: {record.metric}",
-            where=path.with_name(f"{record.key}.json"),
+            where=path,
             remedy=f"one of: {', '.join(KNOWN)}; delete it and run its cell again",
         )
     metric = KNOWN[record.metric]
     if (record.unit, record.higher_is_better) != (metric.unit, metric.higher_is_better):
         raise UserError(
             "a record says otherwise than its metric",
-            where=path.with_name(f"{record.key}.json"),
+            where=path,
             why=f"{metric.name} is in {metric.unit}, and {'higher' if metric.higher_is_better else 'lower'} is better",
             remedy="delete it and run its cell again",
         )
+
+
+def _verify(record: Record, results: Path, path: Path) -> None:
+    """Raise a UserError unless a record's scores give its value."""
     scores = read_scores(results, record.key)
     if len(scores) != record.n:
         raise UserError(

@@ -2,6 +2,7 @@
 
 results/runs/<key>.json              what was run, and what came of it
 results/runs/<key>.scores.csv        counts per utterance or trial under hashed ids: every value can be recomputed
+results/runs/<hash>.trials.csv       trials, named in the first line of all scores whose rows belong to them
 results/runs/<key>.confusion.csv     of classes: how often each (rows) was taken for each (columns)
 results/runs/<key>.predictions.csv   references and hypotheses; not for git, transcripts may not be passed on
 results/runs/<key>.skipped.csv       train utterances that could not be learned from, by id; not for git either
@@ -9,14 +10,16 @@ results/runs/<key>.skipped.csv       train utterances that could not be learned 
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
 import platform
+import re
 import types
 import typing
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -75,12 +78,16 @@ FIELDS = {field.name for field in dataclasses.fields(Record)}
 HINTS = typing.get_type_hints(Record)
 COSTS = {"extract_s", "fit_s", "store_mb", "upstream_parameters"}  # that boards show
 WORDS = ("utterance", "speaker", "utterance_b", "speaker_b", "label", "prediction")  # columns of scores; others count
+TRIAL = ("utterance", "speaker", "utterance_b", "speaker_b", "target")  # columns that systems share, most of the bytes
+ROWS_OF = "# rows of "
+TRIALS_FILE = re.compile(r"[0-9a-f]{20}\.trials\.csv")
+UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what neither pages nor drawings can hold
+LARGEST = 2**63  # of whole numbers: those behind it are no floats, or no columns of tables
 
 
 def key_of(determinants: dict) -> str:
     """Hash of everything that determines a result; not of commit, times or cost."""
-    text = json.dumps(determinants, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+    return _hash(json.dumps(determinants, sort_keys=True, ensure_ascii=False))
 
 
 def exists(results: Path, key: str) -> bool:
@@ -105,13 +112,32 @@ def write_record(
     """
     folder = results / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in {"scores": scores, "predictions": predictions, **others}.items():
+    write_text(folder / f"{record.key}.scores.csv", _scores_text(folder, scores))
+    for name, table in {"predictions": predictions, **others}.items():
         if table is not None:
-            text = table.to_csv(index=table.index.name is not None, lineterminator="\n")
-            write_text(folder / f"{record.key}.{name}.csv", text)
+            write_text(folder / f"{record.key}.{name}.csv", _csv(table))
     path = folder / f"{record.key}.json"
     write_text(path, json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=table.index.name is not None, lineterminator="\n")
+
+
+def _scores_text(folder: Path, scores: pd.DataFrame) -> str:
+    """What the file of scores holds; trials go to a file of their own, once for all that are judged by them."""
+    if "utterance_b" not in scores:
+        return _csv(scores)
+    trials = _csv(scores[[name for name in TRIAL if name in scores]])
+    path = folder / f"{_hash(trials)}.trials.csv"
+    if not path.is_file() or path.read_bytes() != trials.encode():  # a damaged one is mended by the next record
+        write_text(path, trials)
+    return f"{ROWS_OF}{path.name}\n{_csv(scores.drop(columns=[*TRIAL], errors='ignore'))}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 def read_record(path: Path) -> Record:
@@ -131,6 +157,7 @@ def read_record(path: Path) -> Record:
         if wrong:
             raise ValueError(f"{', '.join(wrong)} holds something else than it should")
         json.dumps(values, ensure_ascii=False).encode()  # half a character cannot be written anywhere
+        refuse_unwritable(values)
         if values["key"] != path.stem:
             raise ValueError("its key is not the name of its file")
         return Record(**values)
@@ -150,7 +177,26 @@ def fits(value: object, hint: object) -> bool:
         return isinstance(value, origin) and all(fits(part, inner[-1]) for part in parts)
     if isinstance(value, bool):
         return hint is bool
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return False
     return isinstance(value, (int, float) if hint is float else hint)
+
+
+def refuse_unwritable(values: object) -> None:
+    """Raise a ValueError where a text in what was read from JSON can stand in no page or drawing."""
+    if any(UNWRITABLE.search(text) for text in _texts(values)):
+        raise ValueError("a text in it holds control characters")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All strings in what was read from JSON, names of fields among them."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str):
+        yield value
 
 
 def _wrong_inside(values: dict) -> list[str]:
@@ -181,24 +227,74 @@ def _wrong_inside(values: dict) -> list[str]:
     return [name for name, well in sound.items() if not well]
 
 
-def read_scores(results: Path, key: str) -> pd.DataFrame:
-    """The scores beside a record.
+def read_scores(results: Path, key: str, columns: Collection[str] | None = None) -> pd.DataFrame:
+    """The scores beside a record; of trials, their columns first.
+
+    Args:
+        results: folder.
+        key: of the record.
+        columns: the only ones that are wanted, of those that are there; None for all.
 
     Raises:
-        UserError: they are missing or damaged.
+        UserError: they are missing or damaged, or of other trials than those that are there.
     """
     path = results / "runs" / f"{key}.scores.csv"
     try:
-        # a class may be called NA or 01, and is no number then and nothing that is missing
-        table = pd.read_csv(path, dtype=dict.fromkeys(WORDS, str), keep_default_na=False)
-        numbers = table.columns.difference(WORDS)
-        if not np.isfinite(table[numbers].astype(float).to_numpy()).all():
-            raise ValueError(f"{', '.join(numbers)}: not all are finite")
-        return table
+        text = path.read_text(encoding="utf-8")
+        named = _trials_of(path, text)
+        if named is None:
+            return _table(text, columns)
+        trials, scores = _trials(named), _table(text.partition("\n")[2], columns)
+        if len(trials) != len(scores):
+            raise ValueError(f"{len(scores)} scores of {len(trials)} trials")
+        if columns is not None:
+            trials = trials[[name for name in trials if name in columns]]
+        if twice := set(trials) & set(scores):
+            raise ValueError(f"{', '.join(sorted(twice))} stand with the trials and with the scores")
+        return pd.concat([trials, scores], axis="columns")
     except (OSError, ValueError) as error:
         raise UserError(
             "the scores of a record cannot be read", where=path, why=str(error)[:200], remedy="run its cell again"
         ) from error
+
+
+def _table(text: str, columns: Collection[str] | None = None) -> pd.DataFrame:
+    wanted = None if columns is None else columns.__contains__
+    # a class may be called NA or 01, and is no number then and nothing that is missing
+    table = pd.read_csv(io.StringIO(text), usecols=wanted, dtype=dict.fromkeys(WORDS, str), keep_default_na=False)
+    numbers = table.columns.difference(WORDS)
+    if not np.isfinite(table[numbers].astype(float).to_numpy()).all():
+        raise ValueError(f"{', '.join(numbers)}: not all are finite")
+    return table
+
+
+def scores_bytes(results: Path, key: str) -> bytes:
+    """What the scores of a record are read from, as it lies there; b"" where there are none."""
+    path = results / "runs" / f"{key}.scores.csv"
+    if not path.is_file():
+        return b""
+    own = path.read_bytes()
+    trials = _trials_of(path, own[:200].decode(errors="replace"))
+    return own + (b"\0" + trials.read_bytes() if trials and trials.is_file() else b"")
+
+
+def _trials_of(scores: Path, text: str) -> Path | None:
+    """The file of trials that scores name in their first line, if they name one."""
+    first = text.partition("\n")[0]
+    name = first.removeprefix(ROWS_OF)
+    return scores.with_name(name) if first != name and TRIALS_FILE.fullmatch(name) else None
+
+
+def _trials(path: Path) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8")
+    if f"{_hash(text)}.trials.csv" != path.name:
+        raise ValueError(f"{path.name} holds other trials than those that were judged")
+    return _trial_table(text)
+
+
+@lru_cache(maxsize=4)  # all scores of a board name the same ones
+def _trial_table(text: str) -> pd.DataFrame:
+    return _table(text)
 
 
 def hashed(values: Iterable[str], salt: str) -> list[str]:

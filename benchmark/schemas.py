@@ -273,6 +273,7 @@ class Release:
     name: str = "???"  # preset that the checkpoint is for
     licence: str = "???"  # of the weights, one line
     notes: str = ""  # a paragraph for the card
+    heard: list[str] = field(default_factory=list)  # corpora in the data by other names: boards mark it there
     out: str = "upstream/weights"
 
 

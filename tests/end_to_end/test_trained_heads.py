@@ -90,7 +90,7 @@ def about(work: Path, name: str) -> dict:
 def beside(work: Path, name: str, kind: str) -> pd.DataFrame:
     """A table beside the record of a head."""
     key = about(work, name)["about"]["record"]
-    return pd.read_csv(work / "results/runs" / f"{key}.{kind}.csv", keep_default_na=False)
+    return pd.read_csv(work / "results/runs" / f"{key}.{kind}.csv", keep_default_na=False, comment="#")
 
 
 def lines(done) -> list[dict]:

@@ -94,6 +94,16 @@ def test_what_was_verified_is_not_read_again(results: tuple, monkeypatch: pytest
         assert collect(folder) == first
 
 
+def test_a_record_without_scores_says_of_its_metric_what_is_so(results: tuple) -> None:
+    folder, records = results
+    path = folder / f"runs/{records[0].key}.json"
+    path.write_text(path.read_text().replace('"higher_is_better": true', '"higher_is_better": false'))
+    path.with_suffix(".scores.csv").unlink()
+    found = collect(folder)
+    assert len(found.records) == 2
+    assert "higher is better" in found.problems[0].screen()
+
+
 def test_a_record_whose_scores_were_not_passed_on_is_kept(results: tuple) -> None:
     folder, records = results
     (folder / f"runs/{records[0].key}.scores.csv").unlink()

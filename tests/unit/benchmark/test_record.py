@@ -18,6 +18,7 @@ from wavbench.benchmark.record import (
     key_of,
     read_record,
     read_scores,
+    scores_bytes,
     write_record,
     write_text,
 )
@@ -55,6 +56,81 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, make_record: Cal
     write_record(tmp_path, record, SCORES.assign(errors=["1", value]), None)
     with pytest.raises(UserError, match="scores of a record cannot be read"):
         read_scores(tmp_path, record.key)
+
+
+TRIALS = pd.DataFrame(
+    {
+        "utterance": ["0a", "0a", "1e5"],
+        "speaker": ["01", "01", "02"],
+        "utterance_b": ["0b", "1e5", "0b"],
+        "speaker_b": ["01", "02", "01"],
+        "score": [0.9, 0.2, 0.1],
+        "target": [1, 0, 0],
+    }
+)
+
+
+def test_trials_are_written_once_for_all_that_are_judged_by_them(tmp_path: Path, make_record: Callable) -> None:
+    first, second, other = (make_record(upstream=name) for name in "abc")
+    tables = [
+        TRIALS,
+        TRIALS.assign(score=[1.0, 2.0, 3.0], score_snorm=[0.1, 0.2, 0.3]),
+        TRIALS.assign(target=[1, 1, 0]),
+    ]
+    for record, table in zip((first, second, other), tables, strict=True):
+        write_record(tmp_path, record, table, None)
+    assert len(list((tmp_path / "runs").glob("*.trials.csv"))) == 2
+    for record, table in zip((first, second, other), tables, strict=True):
+        pd.testing.assert_frame_equal(read_scores(tmp_path, record.key), table, check_like=True)
+
+
+@pytest.mark.parametrize("spoilt", ["gone", "others", "fewer"])
+def test_scores_whose_trials_are_not_theirs_are_refused(tmp_path: Path, make_record: Callable, spoilt: str) -> None:
+    record = make_record()
+    write_record(tmp_path, record, TRIALS, None)
+    sound, trials = scores_bytes(tmp_path, record.key), next((tmp_path / "runs").glob("*.trials.csv"))
+    if spoilt == "gone":
+        trials.unlink()
+    elif spoilt == "others":
+        trials.write_text(trials.read_text().replace("0b", "0c"))
+    else:
+        scores = tmp_path / f"runs/{record.key}.scores.csv"
+        scores.write_text(scores.read_text().rsplit("\n", 2)[0] + "\n")
+    assert scores_bytes(tmp_path, record.key) != sound  # what was verified once is looked at again
+    with pytest.raises(UserError, match="scores of a record cannot be read"):
+        read_scores(tmp_path, record.key)
+
+
+def test_a_damaged_file_of_trials_is_mended_by_the_next_record(tmp_path: Path, make_record: Callable) -> None:
+    first, second = make_record(upstream="a"), make_record(upstream="b")
+    write_record(tmp_path, first, TRIALS, None)
+    trials = next((tmp_path / "runs").glob("*.trials.csv"))
+    trials.write_text(trials.read_text()[:40])
+    write_record(tmp_path, second, TRIALS, None)
+    for record in (first, second):
+        assert len(read_scores(tmp_path, record.key)) == 3
+
+
+@pytest.mark.parametrize("name", ["", ".", "../x.csv", "/", "a" * 400, "0" * 20 + ".trials.csv"])
+def test_scores_that_name_other_files_as_their_trials_are_refused(
+    tmp_path: Path, make_record: Callable, name: str
+) -> None:
+    record = make_record()
+    write_record(tmp_path, record, TRIALS, None)
+    (tmp_path / f"runs/{record.key}.scores.csv").write_text(f"# rows of {name}\nscore\n0.1\nx\n")
+    assert scores_bytes(tmp_path, record.key)
+    with pytest.raises(UserError, match="scores of a record cannot be read"):
+        read_scores(tmp_path, record.key)
+
+
+def test_a_column_is_of_the_trials_or_of_the_scores(tmp_path: Path, make_record: Callable) -> None:
+    record = make_record()
+    write_record(tmp_path, record, TRIALS, None)
+    path = tmp_path / f"runs/{record.key}.scores.csv"
+    path.write_text(path.read_text().replace("score\n0.9\n0.2\n0.1", "score,speaker\n0.9,a\n0.2,b\n0.1,c"))
+    with pytest.raises(UserError, match="scores of a record cannot be read") as caught:
+        read_scores(tmp_path, record.key)
+    assert "speaker stand with the trials and with the scores" in caught.value.why
 
 
 def test_predictions_lie_in_a_file_that_git_ignores(tmp_path: Path, make_record: Callable) -> None:
@@ -133,6 +209,10 @@ def damage(text: str) -> dict[str, str]:
     changed = {
         "no list": [1, 2],
         "another schema": values | {"schema": 99},
+        "a number beyond all floats": values | {"value": 10**400},
+        "a cost beyond all floats": values | {"cost": values["cost"] | {"extract_s": 10**400}},
+        "a control character": values | {"checkpoint": "b\u0001c"},
+        "a control character in a name": values | {"secondary": {"b\u0001c": 1.0}},
         "a field less": {k: v for k, v in values.items() if k != "value"},
         "a field more": values | {"surprise": 1},
         "a word for a number": values | {"value": "high"},

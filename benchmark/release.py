@@ -1,6 +1,7 @@
 """A finished training run to what is passed on: an fp16 checkpoint, its model card and its curves."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from wavbench.benchmark.record import write_text
 from wavbench.upstream.errors import UserError
 
 
-def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "") -> Path:
+def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "", heard: Sequence[str] = ()) -> Path:
     """Write `<name>.safetensors`, `<name>.md` and `<name>.png` into a folder.
 
     Args:
@@ -19,33 +20,75 @@ def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "") -
         out: folder; `upstream/weights` makes the preset find its weights.
         licence: of the weights, and of the data they come from.
         notes: a paragraph for the card.
+        heard: corpora whose audio is in the training data under other names: boards mark the weights there.
 
     Raises:
         UserError: the folder holds no run, or its model is not the preset's.
     """
     from wavbench.upstream import catalog
-    from wavbench.upstream.checkpoints import read_checkpoint, write_checkpoint
-    from wavbench.upstream.kept import plain, trained_of
+    from wavbench.upstream.checkpoints import read_checkpoint
+    from wavbench.upstream.kept import heard_of
 
-    stem, config, state = read_checkpoint(run / "checkpoint.safetensors")
-    if catalog.find_preset(name) != (stem, config):
-        raise UserError(f"the run did not train {name}", where=run, remedy=f"a preset of {stem} with the run's config")
+    stem, config, _ = read_checkpoint(run / "checkpoint.safetensors", with_weights=False)
+    wanted = catalog.find_preset(name)
+    if wanted != (stem, config):
+        raise UserError(
+            f"the run did not train {name}",
+            where=run,
+            why=_differences(wanted, stem, config),
+            remedy=f"a preset of {stem} with the run's config",
+        )
+    if absent := [file for file in ("run.json", "train.csv") if not (run / file).is_file()]:
+        raise UserError(f"the run has no {' and no '.join(absent)}", where=run, remedy="the folder of a training")
     about = json.loads((run / "run.json").read_text())
     tables = {
         kind: pd.read_csv(run / f"{kind}.csv") for kind in ("train", "dev", "probe") if (run / f"{kind}.csv").is_file()
     }
     path = out / f"{name}.safetensors"
-    exact = getattr(catalog.family(stem), "EXACT", ())  # prefixes of weights that are not to be rounded
-    kept = {key: value if key.startswith(exact) else value.half() for key, value in state.items()}
-    trained = trained_of(run / "checkpoint.safetensors")
-    write_checkpoint(path, stem, config, kept, trained=plain(trained) if trained else None)
+    parameters = halve(run / "checkpoint.safetensors", path, heard)
     _curves(tables, out / f"{name}.png")
-    parameters = sum(value.numel() for value in state.values())
-    write_text(out / f"{name}.md", _card(name, about, tables, parameters, licence, notes))
+    write_text(out / f"{name}.md", _card(name, about, tables, parameters, licence, notes, heard_of(path)))
     return path
 
 
-def _card(name: str, about: dict, tables: dict[str, pd.DataFrame], parameters: int, licence: str, notes: str) -> str:
+def halve(checkpoint: Path, path: Path, heard: Sequence[str] = ()) -> int:
+    """Write a checkpoint of `wavbench pretrain` in half precision, but for what must not be rounded, and count weights.
+
+    Args:
+        checkpoint: as the training left it.
+        path: ends in `.safetensors`; replaced if it exists.
+        heard: corpora that the weights have heard, beside those that the checkpoint names.
+    """
+    from wavbench.upstream import catalog
+    from wavbench.upstream.checkpoints import read_checkpoint, write_checkpoint
+    from wavbench.upstream.kept import heard_of, plain, trained_of
+
+    stem, config, state = read_checkpoint(checkpoint)
+    exact = getattr(catalog.family(stem), "EXACT", ())  # prefixes of weights
+    kept = {key: value if key.startswith(exact) else value.half() for key, value in state.items()}
+    trained = trained_of(checkpoint)
+    known = (*heard_of(checkpoint), *heard)
+    write_checkpoint(path, stem, config, kept, trained=plain(trained) if trained else None, heard=known)
+    return sum(value.numel() for value in state.values())
+
+
+def _differences(wanted: tuple[str, object] | None, stem: str, config: object) -> str:
+    """What a run's model has otherwise than a preset."""
+    if wanted is None or wanted[0] != stem:
+        return f"it trained a model of {stem}"
+    own, preset = vars(config), vars(wanted[1])
+    return ", ".join(f"{key}={own[key]}, and the preset has {preset[key]}" for key in own if own[key] != preset[key])
+
+
+def _card(
+    name: str,
+    about: dict,
+    tables: dict[str, pd.DataFrame],
+    parameters: int,
+    licence: str,
+    notes: str,
+    heard: Sequence[str],
+) -> str:
     settings, last = about["hyperparameters"], tables["train"].iloc[-1]
     data = [
         f"| {row['corpus']} | {row['language'] or '-'} | {row['utterances']} | {row['hours']:.2f} |"
@@ -62,6 +105,7 @@ def _card(name: str, about: dict, tables: dict[str, pd.DataFrame], parameters: i
         f"- last train loss: {last['loss']:.3f}, {title} {last[column]:.3f}",
         *([f"- dev loss: {dev['loss']:.3f}, {title} {dev[column]:.3f}"] if len(dev) else []),
         *([f"- codebook perplexity: {last['code_perplexity']:.0f}"] if "code_perplexity" in last else []),
+        *([f"- heard audio of: {', '.join(heard)}"] if heard else []),
         f"- licence: {licence}", "",
         "## Data", "", "| corpus | language | utterances | hours |", "|---|---|---|---|", *data, "",
         "## Curves", "", f"![loss, {title} and phones probe]({name}.png)", "",

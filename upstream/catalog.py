@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from wavbench.upstream import inference
 from wavbench.upstream.errors import UserError, closest
 from wavbench.upstream.features import Features
-from wavbench.upstream.kept import Trained, trained_of
+from wavbench.upstream.kept import Trained, heard_of, trained_of
 
 MODELS = Path(__file__).parent / "models"
 WEIGHTS = Path(__file__).parent / "weights"  # shipped checkpoints, one <preset name>.safetensors each
@@ -217,6 +217,12 @@ def find_preset(name: str) -> tuple[str, object] | None:
     return None
 
 
+def is_known(name: str) -> bool:
+    """Whether a name has the form of something that `load` takes: a preset, a path that is there, an id of the Hub."""
+    place = name.removeprefix(FORCE_HUB)
+    return bool(find_preset(name) or (place and Path(place).exists()) or HUB_ID.fullmatch(place))
+
+
 def describe(stem: str, config) -> dict:
     """A config as plain JSON values, with its family; fields marked so are left out where they are not set."""
     optional = {field.name: field.default for field in dataclasses.fields(config) if field.metadata.get("described")}
@@ -327,7 +333,8 @@ def _load_file(name: str, path: Path, weights: str | None, seed: int, device, ti
     else:
         model = fill(stem, config, state, where=path)
     upstream = Upstream(name, model, config=describe(stem, config), checkpoint=checkpoint, device=device)
-    upstream.trained = trained_of(path) if weights is None else None
+    if weights is None:
+        upstream.trained, upstream.pretraining = trained_of(path), heard_of(path)
     return upstream
 
 
@@ -350,19 +357,19 @@ def _load_pickle(name: str, path: Path, weights: str | None, seed: int, device) 
 def _load_folder(
     name: str, folder: Path, weights: str | None, seed: int, device, *, force_hub: bool, title: str = ""
 ) -> Upstream:
-    from wavbench.upstream import checkpoints
+    from wavbench.upstream import checkpoints, hugging_face
 
     title = title or folder.resolve().name or str(folder)
     if not (folder / "config.json").is_file():
         return _load_file(name, checkpoints.only_checkpoint(folder), weights, seed, device, title=title)
     said = {}
-    if not force_hub and (native := checkpoints.native_config(folder)):
+    if not force_hub and (native := hugging_face.native_config(folder)):
         stem, config = native
         if weights == "random":
             with checkpoints.buildable(folder):
                 model = build_random(stem, config, seed)
         else:
-            found = checkpoints.read_hugging_face(folder)
+            found = hugging_face.read_hugging_face(folder)
             model = checkpoints.fill(stem, config, found.state, where=folder)
             said = {"left_out": found.left_out, "notes": found.notes, "folder": folder}
         description = describe(stem, config)

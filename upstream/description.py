@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.row_checks import COLUMNS, SPLITS
 
 DESCRIPTION_BYTES = 1 << 20  # a larger file is no description
@@ -20,6 +21,12 @@ def description_of(manifest: Path) -> dict:
         return found if sound else {}
     except (OSError, ValueError, RecursionError):
         return {}
+
+
+def names_of(manifest: Manifest) -> set[str]:
+    """What the corpus of a manifest is called: by its file, and by the import that made it."""
+    found = description_of(manifest.path)
+    return {manifest.name, *filter(None, (found.get("corpus"), found.get("part_of")))}
 
 
 def statistics(table: pd.DataFrame) -> list[str]:

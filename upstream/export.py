@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wavbench.upstream import catalog, checkpoints
+from wavbench.upstream import catalog, checkpoints, hugging_face
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
@@ -75,7 +75,7 @@ def export_hugging_face(upstream: Upstream, folder: Path, *, licence: str = "unk
         "padding_side": "right",
         "padding_value": 0.0,
         "return_attention_mask": upstream.config["conv_norm"] == "layer",
-        "sampling_rate": checkpoints.SAMPLE_RATE,
+        "sampling_rate": hugging_face.SAMPLE_RATE,
     }
     files = {
         "config.json": settings.to_json_string().encode(),
@@ -118,7 +118,7 @@ def _settings(upstream: Upstream):
     table = SETTINGS | OWN.get(family, {})
     values = {theirs: getattr(config, ours) for ours, theirs in table.items() if theirs and hasattr(config, ours)}
     values["adapter_attn_dim"] = values["adapter_attn_dim"] or None
-    settings = transformers.AutoConfig.for_model(checkpoints.model_type(family), **values)
+    settings = transformers.AutoConfig.for_model(hugging_face.model_type(family), **values)
     # no vector for masked frames is at hand, and without masking the model has none
     settings.mask_time_prob = settings.mask_feature_prob = 0.0
     with torch.device("meta"):
@@ -146,7 +146,7 @@ def _state(upstream: Upstream, settings) -> dict[str, Tensor]:
 
     with torch.device("meta"):
         theirs = transformers.AutoModel.from_config(settings).state_dict()
-    sizes = {checkpoints.old_weight_norm(name): tensor.shape for name, tensor in theirs.items()}
+    sizes = {hugging_face.old_weight_norm(name): tensor.shape for name, tensor in theirs.items()}
     sources = catalog.family(upstream.config["family"]).hugging_face_names(upstream.model.config)
     ours, state = upstream.model.state_dict(), {}
     for name, parts in sources.items():
@@ -180,7 +180,7 @@ tags:
 - source checkpoint: {upstream.checkpoint}
 - weights hash (BLAKE2b of wavbench's names and values): {upstream.weights_hash}
 - licence of the weights: {licence}
-- input: {checkpoints.SAMPLE_RATE} Hz mono, {does}
+- input: {hugging_face.SAMPLE_RATE} Hz mono, {does}
 
 ## How to load
 
@@ -189,7 +189,7 @@ from transformers import AutoFeatureExtractor, {kind}
 
 extractor = AutoFeatureExtractor.from_pretrained("{title}")
 model = {kind}.from_pretrained("{title}").eval()
-inputs = extractor(waveform, sampling_rate={checkpoints.SAMPLE_RATE}, return_tensors="pt")
+inputs = extractor(waveform, sampling_rate={hugging_face.SAMPLE_RATE}, return_tensors="pt")
 states = model(**inputs, output_hidden_states=True).hidden_states
 ```
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wavbench.upstream import catalog, checkpoints
+from wavbench.upstream import catalog, checkpoints, hugging_face
 from wavbench.upstream.checkpoints import Checkpoint
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.layer_lists import layer_list
@@ -92,13 +92,13 @@ def read_fairseq(content: Mapping, where: Path) -> Checkpoint:
             theirs = hugging_face_settings(family, settings, where)
         except (TypeError, ValueError) as error:
             raise _unusable(error, where) from None
-        config = checkpoints.config_of(family, theirs, normalise, where)
+        config = hugging_face.config_of(family, theirs, normalise, where)
         if config is None:
             raise UserError(f"the native {family} does not cover these settings", where=where, remedy=_OTHERS)
         renamed = {hugging_face_name(name): tensor for name, tensor in state.items()}
-        native, more = checkpoints.from_hugging_face(family, config, renamed, where)
+        native, more = hugging_face.from_hugging_face(family, config, renamed, where)
         left_out += more
-        notes = () if normalise is not None else (checkpoints.assumed_normalisation(config),)
+        notes = () if normalise is not None else (hugging_face.assumed_normalisation(config),)
     return Checkpoint(family=family, config=config, state=native, left_out=tuple(sorted(left_out)), notes=notes)
 
 
@@ -153,7 +153,7 @@ def hugging_face_settings(family: str, settings: Mapping, where: Path) -> dict:
     channels, kernels, strides = zip(*_conv_layers(values["conv_feature_layers"], where), strict=True)
     width = int(values.get("conv_pos", 128))
     result = {
-        "model_type": checkpoints.model_type(family),
+        "model_type": hugging_face.model_type(family),
         "conv_dim": list(channels),
         "conv_kernel": list(kernels),
         "conv_stride": list(strides),

@@ -49,16 +49,34 @@ def trained_of(path: Path) -> Trained | None:
     Raises:
         UserError: the file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
+    told = _told(path, "trained")
     try:
-        with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {}).get("trained", "null"))
         found = Trained(**told)
         kinds = {"run": str, "id": str, "steps": int, "hours": float, "init": str}
         sound = all(isinstance(getattr(found, name), kind) for name, kind in kinds.items())
         return found if sound and 0 <= found.hours < float("inf") else None
-    except (ValueError, TypeError, RecursionError):
+    except TypeError:
+        return None
+
+
+def heard_of(path: Path) -> tuple[str, ...]:
+    """Corpora that a checkpoint of ours says its weights were trained on; none where it does not say it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    told = _told(path, "heard")
+    return tuple(told) if isinstance(told, list) and all(isinstance(name, str) for name in told) else ()
+
+
+def _told(path: Path, name: str) -> object:
+    """What the metadata of a file hold under a name; None for nothing, or for what is no JSON."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get(name, "null"))
+    except (ValueError, RecursionError):
         return None
     except (SafetensorError, OSError) as error:
         raise UserError(

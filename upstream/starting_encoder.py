@@ -13,9 +13,12 @@ def regularised(stem: str, preset, regularisation: dict[str, float]):
     """The config of a preset with dropouts.
 
     Raises:
-        UserError: the family has none, as those of convolutions alone.
+        UserError: one is no share, or the family has none, as those of convolutions alone.
     """
     known = {field.name for field in dataclasses.fields(preset)}
+    for name, value in regularisation.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{name}={value:g} is not possible", remedy="a share from 0 to below 1")
     idle = [name for name, value in regularisation.items() if value and name not in known]
     if idle:
         raise UserError(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wavbench.upstream import catalog, checkpoints
+from wavbench.upstream import catalog, hugging_face
 from wavbench.upstream.checkpoints import Checkpoint
 from wavbench.upstream.errors import UserError
 
@@ -61,8 +61,8 @@ def read_torchaudio(state: Mapping[str, Tensor], where: Path) -> Checkpoint:
         raise UserError(f"there is no native {family}", where=where, remedy="a Hugging Face folder of the same model")
     settings = _settings(family, weights, where)
     normalise = settings["feat_extract_norm"] == "layer"
-    config = checkpoints.config_of(family, settings, normalise, where)
-    native, more = checkpoints.from_hugging_face(family, config, weights, where)
+    config = hugging_face.config_of(family, settings, normalise, where)
+    native, more = hugging_face.from_hugging_face(family, config, weights, where)
     notes = (
         "a state dict does not hold all settings; as in torchaudio's own models these are taken: "
         f"{settings['num_attention_heads']} heads, {'pre' if normalise else 'post'}-norm blocks, waveforms "
@@ -75,7 +75,7 @@ def hugging_face_name(name: str) -> str:
     """What transformers calls a weight of torchaudio's encoder; the weight norm gets its old names."""
     for outer, inner in (("encoder.feature_projection.", "feature_projection."), ("encoder.transformer.", "encoder.")):
         name = name.replace(outer, inner)
-    return checkpoints.old_weight_norm(name)
+    return hugging_face.old_weight_norm(name)
 
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def _settings(family: str, weights: Mapping[str, Tensor], where: Path) -> dict:
     layer_norms = "feature_extractor.conv_layers.1.layer_norm.weight" in weights
     positions = weights[POSITIONS]
     return result | {
-        "model_type": checkpoints.model_type(family),
+        "model_type": hugging_face.model_type(family),
         "conv_dim": [weights[name].shape[0] for name in convs],
         "conv_kernel": list(kernels),
         "conv_stride": list(STRIDES[kernels]),

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wavbench.upstream import catalog, checkpoints
+from wavbench.upstream import catalog, hugging_face
 from wavbench.upstream.errors import UserError
 
 TOLERANCE = 1e-5  # relative L2, float32
@@ -116,7 +116,7 @@ def test_old_names_of_the_weight_norm_load_alike(tmp_path: Path) -> None:
 def test_checkpoints_with_a_head_give_their_encoder_and_name_the_rest(kind: str, extra: str, tmp_path: Path) -> None:
     model = theirs(kind)
     model.save_pretrained(tmp_path)
-    left_out = checkpoints.read_hugging_face(tmp_path).left_out
+    left_out = hugging_face.read_hugging_face(tmp_path).left_out
     assert any(name.startswith(extra) for name in left_out)
     assert "masked_spec_embed" in left_out
     assert_parity(tmp_path, model.wav2vec2)

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wavbench.upstream.checkpoints import WAVEFORMS, preprocessing, refuse_not_finite
+from wavbench.upstream.checkpoints import refuse_not_finite
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.features import Features
+from wavbench.upstream.hugging_face import WAVEFORMS, preprocessing
 from wavbench.upstream.languages import file_name, unknown_language
 from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
 from wavbench.upstream.lengths import samples_from_frames

@@ -161,9 +161,9 @@ class VqWav2Vec(Wav2Vec):
 
 build = VqWav2Vec
 presets = {
-    # Not released: sizes to train, whose codebooks are the objective's setting.
-    "tiny": Config(dim=192),
-    "small": Config(dim=320),
+    # Not released: sizes to train, with the codebooks of their recipes.
+    "tiny": Config(dim=192, quantizer="kmeans", entries=64),
+    "small": Config(dim=320, quantizer="kmeans"),
     "base": Config(),
     # SUPERB publishes 34.15 M parameters, predictor included: what two codebooks give, and 34.06 M with a shared one.
     "gumbel": Config(),

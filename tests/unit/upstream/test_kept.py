@@ -12,7 +12,7 @@ from small_training import SMALL, shrunk, train, weights_of, write_corpus
 from wavbench.upstream import catalog, kept
 from wavbench.upstream.checkpoints import write_checkpoint
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.kept import Trained, trained_of
+from wavbench.upstream.kept import Trained, heard_of, trained_of
 from wavbench.upstream.training import Settings
 
 EVERY = {"steps": 7, "log_every": 1, "save_every": 3, "precision": "fp32", "layerdrop": 0.3}
@@ -78,6 +78,31 @@ def test_a_kept_encoder_is_the_one_that_the_training_had_then(manifest: Path, tm
     assert all(torch.equal(last[name], final[name]) for name in final)
     first = load_file(tmp_path / "long/kept" / table["file"].iloc[0])
     assert any(not torch.equal(first[name], final[name]) for name in final)
+
+
+def test_a_checkpoint_knows_the_corpora_that_it_has_heard(manifest: Path, tmp_path: Path) -> None:
+    manifest.with_suffix(".json").write_text(json.dumps({"corpus": "librispeech"}))
+    try:
+        train("hubert", manifest, tmp_path / "first", keep_every=4, **EVERY)
+    finally:
+        manifest.with_suffix(".json").unlink()
+    names = tuple(sorted({manifest.stem, "librispeech"}))
+    for path in (tmp_path / "first").rglob("*.safetensors"):
+        assert catalog.load(str(path)).pretraining == names
+        assert catalog.load(str(path), weights="random").pretraining == ()
+    # weights that a training began with have heard what they heard
+    begun = catalog.load(str(tmp_path / "first"))
+    begun.pretraining = ("voxpopuli",)
+    train("hubert", manifest, tmp_path / "second", init=begun, **EVERY)
+    assert heard_of(tmp_path / "second/checkpoint.safetensors") == tuple(sorted({manifest.stem, "voxpopuli"}))
+
+
+@pytest.mark.parametrize("told", ["{", "7", '{"a": 1}', "[1]", "null", "[" * 9_000])
+def test_what_a_stranger_says_that_weights_have_heard_is_no_trouble(told: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save({"x": torch.zeros(1)}, {"heard": told, "trained": told}))
+    assert heard_of(path) == ()
+    assert trained_of(path) is None
 
 
 def test_a_kept_encoder_is_an_upstream_that_knows_its_hours(manifest: Path, tmp_path: Path) -> None:

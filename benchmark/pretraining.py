@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -64,6 +65,7 @@ def pretrain(config: schemas.Pretrain) -> int:
     from wavbench.upstream.claims import alone
     from wavbench.upstream.manifest import read_manifest
     from wavbench.upstream.processes import PRECISIONS, make_fabric
+    from wavbench.upstream.starting_encoder import regularised
     from wavbench.upstream.trackers import check_trackers
     from wavbench.upstream.training import Settings
     from wavbench.upstream.unit_source import check_codes
@@ -74,6 +76,8 @@ def pretrain(config: schemas.Pretrain) -> int:
     check_codes(objective, bool(config.codes))
     if config.codes:
         refuse_idle(config, ("units_from", "units_layer", "clusters"), "objective=hubert or wavlm")
+    if not objective.NEEDS_UNITS:
+        refuse_idle(config, ("units", "units_from", "units_layer", "clusters"), "objective=hubert or wavlm")
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision} is not known", remedy=f"one of: {', '.join(PRECISIONS)}")
     if config.units and config.units_from:
@@ -83,7 +87,8 @@ def pretrain(config: schemas.Pretrain) -> int:
         raise UserError("two manifests have the same name", where=config.manifest, remedy="rename one of the files")
     preset = Path(config.preset).stem
     upstream = f"{config.objective}_{preset}"
-    pretraining.find_shape(upstream)
+    dropouts = {name: getattr(config, name) for name in DROPOUTS}
+    regularised(*pretraining.find_shape(upstream), dropouts)
     folder = Path(config.out or f"pretrained/{upstream}")
     probe = make_probe(config.probe_manifest, config.probe_utterances) if config.probe_every else None
     if config.threads:
@@ -120,7 +125,7 @@ def pretrain(config: schemas.Pretrain) -> int:
             fabric=fabric,
             unit_source=_unit_source(config, manifests, display) if objective.NEEDS_UNITS else None,
             init=load_upstream(config.init) if config.init else None,
-            regularisation={name: getattr(config, name) for name in DROPOUTS},
+            regularisation=dropouts,
             workers=config.workers,
             audio_on_device=config.audio_on_device,
             probe=probe,
@@ -149,8 +154,9 @@ def _unit_source(config: schemas.Pretrain, manifests: list, display: Display):
     from wavbench.benchmark.loading import load_upstream
     from wavbench.upstream.pretraining import UnitSource
 
-    def stores() -> dict:
-        from wavbench.upstream.extract import extract, fingerprint_of, store_path
+    @functools.cache
+    def states_of():
+        from wavbench.upstream.extract import fingerprint_of
 
         upstream = load_upstream(config.units_from, device=config.device)
         if not 0 <= config.units_layer < upstream.num_states:
@@ -159,21 +165,31 @@ def _unit_source(config: schemas.Pretrain, manifests: list, display: Display):
                 where=config.units_from,
                 remedy=f"0 to {upstream.num_states - 1}",
             )
-        made, layers = {}, (config.units_layer,)
-        for manifest in manifests:
-            fingerprint = fingerprint_of(upstream, layers, False, "float16")
-            made[manifest.name] = extract(
+        return upstream, fingerprint_of(upstream, (config.units_layer,), False, "float16")
+
+    def described() -> str:
+        _, fingerprint = states_of()
+        return ", ".join(f"{manifest.name} {fingerprint.hash()} layer {config.units_layer}" for manifest in manifests)
+
+    def stores() -> dict:
+        from wavbench.upstream.extract import extract, store_path
+
+        upstream, fingerprint = states_of()
+        return {
+            manifest.name: extract(
                 upstream,
                 manifest,
                 store_path(Path(config.stores), manifest, upstream, fingerprint),
-                layers=layers,
+                layers=(config.units_layer,),
                 progress=lambda done, total, name=manifest.name: display.progress(f"states of {name}", done, total),
             )
-        return made
+            for manifest in manifests
+        }
 
     return UnitSource(
         file=Path(config.units) if config.units else None,
         stores=stores if config.units_from else None,
+        described=described if config.units_from else None,
         layer=config.units_layer,
         clusters=config.clusters,
         codes=load_upstream(config.codes) if config.codes else None,

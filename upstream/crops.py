@@ -1,5 +1,6 @@
 """From a planned batch to tensors: crops of speech and what they are to predict."""
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -177,6 +178,10 @@ def _overlay(added: Sequence[tuple[int, int, np.ndarray]]) -> Overlay:
 
 def loader(crops: Dataset, steps: Iterator[tuple[Batch, ...]], workers: int) -> Iterator[list[CropBatch]]:
     """The batches of each step, made by `workers` processes ahead of time, in order (0: here and now)."""
+    if workers:  # each tensor of each batch ahead is an open file until it has come over
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return iter(
         DataLoader(
             crops,

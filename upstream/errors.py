@@ -42,6 +42,13 @@ def closest(name: str, known: list[str]) -> str:
     return f"one of: {', '.join(known)}"
 
 
+def refuse_outside(values: object, bounds: dict[str, tuple[float, float]]) -> None:
+    """Raise unless each of these fields of `values` lies between two numbers or is one of them (a NaN is not)."""
+    for name, (low, high) in bounds.items():
+        if not low <= (value := getattr(values, name)) <= high:
+            raise UserError(f"{name}={value:g} is not possible", remedy=f"from {low:g} to {high:g}")
+
+
 def refuse_below(values: object, least: dict[str, float]) -> None:
     """Raise unless each of these fields of `values` is at least so large (a NaN is not)."""
     for name, limit in least.items():

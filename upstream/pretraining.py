@@ -19,9 +19,11 @@ from wavbench.upstream.batch_plan import Batch, plan_epoch
 from wavbench.upstream.checkpoints import write_checkpoint
 from wavbench.upstream.crops import Crops
 from wavbench.upstream.decoded import Speech, decode
+from wavbench.upstream.description import names_of
 from wavbench.upstream.errors import UserError, closest, refuse_below
 from wavbench.upstream.flops import peak_flops, training_flops
 from wavbench.upstream.lengths import samples_from_frames
+from wavbench.upstream.machine import cores
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.starting_encoder import begin_with, regularised
 from wavbench.upstream.training import Settings, Status, Training
@@ -237,7 +239,7 @@ def pretrain(
         codes.give_codebook(encoder, source.codes, init)
 
     def prepare() -> tuple[Speech, units.Units | None]:
-        speech = decode(manifests, decoded, progress=_partial(tell, "decoding"))
+        speech = decode(manifests, decoded, workers=cores(), progress=_partial(tell, "decoding"))
         if not module_file.NEEDS_UNITS:
             return speech, None
         if source.codes is not None:
@@ -272,11 +274,13 @@ def pretrain(
 
     hears = getattr(module_file, "NEEDS_WAVEFORMS", True)
 
+    heard = set(init.pretraining if init else ()).union(*map(names_of, manifests))
+
     def export(which: str) -> None:
         told = kept.Trained(run=upstream, id=run, steps=training.step, hours=training.hours, init=begun)
         place = {"last": Path("checkpoint.safetensors"), "best": Path("best.safetensors")}
         path = folder / place.get(which, Path(kept.FOLDER) / told.file)
-        write_checkpoint(path, stem, preset, encoder.state_dict(), trained=kept.plain(told))
+        write_checkpoint(path, stem, preset, encoder.state_dict(), trained=kept.plain(told), heard=heard)
         if which == "kept":
             kept.write_table(path.parent, say)
 

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import warnings
 from datetime import timedelta
 
 import torch
 
 from wavbench.upstream.errors import UserError
 
+PATIENCE = timedelta(days=7)  # of processes that wait for the first one, which decodes or makes units
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -39,8 +41,24 @@ def make_fabric(device: str, devices: int, nodes: int, precision: str, *, unused
         )
     strategy = "auto"
     if devices * nodes > 1:
-        strategy = DDPStrategy(find_unused_parameters=unused, start_method="popen", timeout=timedelta(hours=12))
+        # Without a look for unused ones DDP orders gradients anew after its first step, a resumed run once more, and
+        # sums of three processes and more then end in other bits. On GPUs atomics have that effect anyway.
+        find = unused or place.type == "cpu"
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
+        strategy = DDPStrategy(find_unused_parameters=find, start_method="popen", timeout=PATIENCE)
     chosen = [place.index] if place.type == "cuda" and place.index is not None else devices
-    return Fabric(
-        accelerator=place.type, devices=chosen, num_nodes=nodes, precision=PRECISIONS[precision], strategy=strategy
-    )
+    how = {"precision": PRECISIONS[precision]}
+    if precision == "bf16":
+        how = {"plugins": [_whole_inputs()(PRECISIONS[precision], place.type)]}
+    return Fabric(accelerator=place.type, devices=chosen, num_nodes=nodes, strategy=strategy, **how)
+
+
+def _whole_inputs() -> type:
+    """Mixed precision that leaves what a module is given as it is: a normalisation wants all bits of samples."""
+    from lightning.fabric.plugins.precision import MixedPrecision
+
+    class WholeInputs(MixedPrecision):
+        def convert_input(self, data):
+            return data
+
+    return WholeInputs

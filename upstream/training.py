@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from wavbench.upstream import batch_plan
 from wavbench.upstream.batch_plan import Batch
 from wavbench.upstream.crops import CropBatch, loader
-from wavbench.upstream.errors import UserError, refuse_below
+from wavbench.upstream.errors import UserError, refuse_below, refuse_outside
 from wavbench.upstream.trackers import make_trackers
 from wavbench.upstream.training_log import Log
 from wavbench.upstream.training_state import load_state, refuse_changes, refuse_missing, save_state, write_whole
@@ -69,7 +69,8 @@ class Settings:
     def __post_init__(self) -> None:
         refuse_below(self, dict.fromkeys(("steps", "accumulate", "log_every", "dev_every", "save_every"), 1))
         refuse_below(self, dict.fromkeys(("probe_every", "keep_every", "peak_rate", "warmup", "hold"), 0))
-        refuse_below(self, dict.fromkeys(("weight_decay", "clip_norm"), 0))
+        refuse_below(self, dict.fromkeys(("weight_decay", "clip_norm", "epsilon", "seed"), 0))
+        refuse_outside(self, dict.fromkeys(("beta1", "beta2"), (0, 0.999999)))
         if self.warmup + self.hold > 1:
             raise UserError(
                 f"warmup={self.warmup:g} and hold={self.hold:g} are more than all steps",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wavbench.upstream.claims import temporary_in
+from wavbench.upstream.errors import UserError
 from wavbench.upstream.trackers import Tracker
 
 KINDS = ("train", "dev", "probe")
@@ -28,6 +29,7 @@ class Log:
         self.folder, self.trackers = folder, trackers
         for kind in KINDS:  # another table in the folder may be somebody's manifest
             if (path := folder / f"{kind}.csv").is_file():
+                _refuse_others(path)
                 _drop_rows(path, step)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -51,6 +53,18 @@ class Log:
         self.board.close()
         for tracker in self.trackers:
             tracker.finalize("success")
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise a UserError where a table is none of a training, such as somebody's manifest of that name."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        if file.readline(100).partition(",")[0].strip() not in ("step", ""):
+            raise UserError(
+                f"the folder of the run holds another {path.name}",
+                where=path,
+                why="a training would write its own numbers there",
+                remedy="another out= folder",
+            )
 
 
 def _drop_rows(path: Path, step: int) -> None:

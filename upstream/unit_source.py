@@ -11,6 +11,8 @@ from wavbench.upstream.decoded import Speech
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.lengths import frames_from_samples
 
+MFCC = "mfcc"  # of units in a file
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSource:
@@ -19,6 +21,7 @@ class UnitSource:
     Args:
         file: a unit file made before; the other values are not used then.
         stores: feature stores by the name of their corpus; none for MFCC.
+        described: what the stores are of, known without them: tells two upstreams apart.
         layer: of the stores.
         clusters: of the k-means.
         codes: a trained vq-wav2vec, for an objective that reads codes; only `file` counts beside it.
@@ -26,6 +29,7 @@ class UnitSource:
 
     file: Path | None = None
     stores: Callable[[], dict[str, "units.Store"]] | None = None
+    described: Callable[[], str] | None = None
     layer: int = 0
     clusters: int = 100
     codes: catalog.Upstream | None = None
@@ -76,12 +80,11 @@ def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int
         units.refuse_other_frames(found, speech, frame_counts)
         return found
     stores = source.stores() if source.stores else {}
-    described = ", ".join(f"{name} {store.fingerprint.hash()} layer {source.layer}" for name, store in stores.items())
     return units.write_units(
         path,
         speech,
         functools.partial(units.store_frames, stores, source.layer) if stores else lambda: units.mfcc_frames(speech),
-        source=described or "mfcc",
+        source=source.described() if source.described else MFCC,
         clusters=source.clusters,
         seed=seed,
         frame_counts=frame_counts,
@@ -90,11 +93,12 @@ def make_units(source: UnitSource, speech: Speech, folder: Path, conv, seed: int
 
 
 def _refuse_other_units(found: units.Units, source: UnitSource, seed: int) -> None:
-    made = found.fingerprint
-    layer = None if made["source"] == "mfcc" else made["source"].rpartition(" ")[2]
+    made, wanted = found.fingerprint, source.described() if source.described else MFCC
+    layers = [None if text == MFCC else text.rpartition(" ")[2] for text in (made["source"], wanted)]
+    of = ["MFCC" if text == MFCC else f"states ({text})" for text in (made["source"], wanted)]
     for name, was, now in (
-        ("units_from", "MFCC" if layer is None else "states", "states" if source.stores else "MFCC"),
-        ("units_layer", layer, str(source.layer) if source.stores else None),
+        ("units_layer", *layers) if None not in layers else ("units_from", *of),
+        ("units_from", *of),
         ("clusters", made.get("clusters"), source.clusters),
         ("seed", made.get("seed"), seed),
     ):

@@ -19,6 +19,7 @@ from wavbench.upstream.store import Store
 
 FORMAT = "wavbench-units-1"
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
+MOST_CLUSTERS = 65_536  # that a 16-bit unit can name
 SAMPLE_FRAMES = 1_000_000  # frames that k-means is fitted on, at most
 _STRING = h5py.string_dtype("utf-8")
 
@@ -149,6 +150,8 @@ def write_units(
     Raises:
         UserError: an utterance has no frames or another number of them.
     """
+    if not 1 <= clusters <= MOST_CLUSTERS:
+        raise UserError(f"clusters={clusters} is not possible", remedy=f"from 1 to {MOST_CLUSTERS:,}")
     centroids = fit_kmeans(frames(), clusters, seed)
     wanted = {id: frame_counts(int(length)) for id, length in zip(speech.ids, speech.lengths, strict=True)}
     ids, parts = [], []

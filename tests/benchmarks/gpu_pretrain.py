@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from wavbench.upstream.checkpoints import read_checkpoint, write_checkpoint
+from wavbench.benchmark.release import halve
 
 HERE = Path(__file__).resolve().parent
 PART = 14 << 20  # bytes that leave the machine in one file, at most
@@ -57,6 +57,7 @@ GPU_RUNS = (
     Run("vq_wav2vec_small", "vq_wav2vec", "small", 1),
 )
 GPU_BATCH = 480  # seconds
+PROBES = 4  # of phones in a run
 
 
 class Clock:
@@ -95,7 +96,10 @@ def begun_with(run: Run, out: Path) -> dict:
 
 
 def train(run: Run, seconds: float, manifests: list[Path], out: Path, options) -> Path:
-    """One run whose number of steps is set by a short run before it."""
+    """One run whose number of steps is set by a short run before it, its phones probe included.
+
+    A run that takes longer than that said is stopped, and what it saved last is what it leaves.
+    """
     folder = out / "runs" / run.name
     words = [
         f"objective={run.objective}", f"preset={run.preset}", f"manifest={','.join(map(str, manifests))}",
@@ -107,26 +111,40 @@ def train(run: Run, seconds: float, manifests: list[Path], out: Path, options) -
     else:
         words += ["batch_seconds=8", "crop_seconds=4", "workers=0", "threads=1"]
     trial = 60 if options.device == "cuda" else 2
-    began = time.time()
-    cli("pretrain", *words, f"out={folder}_trial", f"steps={trial}", f"log_every={trial // 2}", "dev_seconds=16")
+    began, corpus = time.time(), options.audio / PROBE
+    probe = [f"probe_manifest={corpus}"] if corpus.is_file() else []
+    once = [*probe, f"probe_every={trial}"] if probe else []
+    cli("pretrain", *words, *once, f"out={folder}_trial", f"steps={trial}", f"log_every={trial // 2}", "dev_seconds=16")
     row = last_row(Path(f"{folder}_trial") / "train.csv")
     rate = float(row["audio_seconds_per_second"])
-    start_up = time.time() - began - float(row["audio_hours"]) * 3600 / rate
+    start_up = time.time() - began - float(row["audio_hours"]) * 3600 / rate  # with one probe in it
     size = float(row["audio_hours"]) * 3600 / trial
-    steps = int(max(seconds - 2 * start_up, 10) * 0.93 * rate / size) if options.device == "cuda" else 4
-    probe = [f"probe_manifest={options.audio / PROBE}", f"probe_every={max(steps // 4, 1)}"]
-    if not (options.audio / PROBE).is_file():
-        probe = []
+    left = max(seconds - (2 + PROBES) * start_up, 10)
+    steps = int(left * 0.93 * rate / size) if options.device == "cuda" else 4
+    often = [*probe, f"probe_every={max(steps // PROBES, 1)}"] if probe else []
     print(f"{run.name}: {rate:.0f} audio seconds per second, {steps} steps", flush=True)
-    cli("pretrain", *words, *probe, f"out={folder}", f"steps={steps}", f"save_every={max(steps // 20, 1)}")
+    most = max(began + seconds - time.time(), 60) if options.device == "cuda" else None
+    try:
+        cli(
+            "pretrain",
+            *words,
+            *often,
+            f"out={folder}",
+            f"steps={steps}",
+            f"save_every={max(steps // 20, 1)}",
+            timeout=most,
+        )
+    except subprocess.TimeoutExpired:
+        if not (folder / "checkpoint.safetensors").is_file():
+            raise
+        print(f"{run.name}: stopped after {most:.0f} s", flush=True)
     return folder
 
 
 def leave(folder: Path, name: str, out: Path) -> None:
     """The checkpoint as fp16, in parts if it is large, and the curves."""
-    stem, config, state = read_checkpoint(folder / "checkpoint.safetensors")
     path = out / f"{name}.safetensors"
-    write_checkpoint(path, stem, config, {key: value.half() for key, value in state.items()})
+    halve(folder / "checkpoint.safetensors", path)
     data = path.read_bytes()
     if len(data) > PART:
         for number, first in enumerate(range(0, len(data), PART)):

@@ -65,6 +65,13 @@ def test_words_that_are_not_known_are_named(refused: Callable, manifest: Path, t
     assert "precision=fp8 is not known" in refused(*basis, "precision=fp8")
     assert "log_every=0 is not possible" in refused(*basis, "log_every=0")
     assert "crop_seconds=-1 is not possible" in refused(*basis, "crop_seconds=-1")
+    for word in ("seed=-1", "beta2=1.5", "dropout=1.2", "mask_span=-5", "mask_start_share=2", "temperature=0"):
+        assert f"{word} is not possible" in refused(*basis, word)
+    contrastive = ("objective=wav2vec2", f"manifest={manifest}")
+    for word in ("num_negatives=-1", "groups=3", "entries=0", "gumbel_end=0"):
+        assert f"{word} is not possible" in refused(*contrastive, word)
+    assert "units_from=hubert_tiny would change nothing" in refused(*contrastive, "units_from=hubert_tiny")
+    assert "clusters=70001 is not possible" in refused(*basis, "clusters=70001", f"out={tmp_path / 'many'}")
     assert "interpolation" in refused(*basis, "out=${oc.env:HOME}")
     assert "two manifests have the same name" in refused("objective=hubert", f"manifest={manifest},{manifest}")
     assert "probe_every needs a corpus" in refused(*basis, "probe_every=5")
@@ -212,6 +219,12 @@ def test_units_of_other_audio_or_another_k_means_are_refused(manifest: Path, tmp
         train("hubert", manifest, tmp_path / "one", steps=2, unit_source=UnitSource(file=tmp_path / "three/units.h5"))
     with pytest.raises(UserError, match="there is no such unit file"):
         train("hubert", manifest, tmp_path / "four", unit_source=UnitSource(file=tmp_path / "none.h5"))
+    # another upstream of the same layer and clusters
+    made = {"stores": dict, "layer": 1, "clusters": 6}
+    (tmp_path / "one/last.pt").unlink()
+    with pytest.raises(UserError, match="made otherwise") as caught:
+        train("hubert", manifest, tmp_path / "one", unit_source=UnitSource(described=lambda: "a ab12 layer 1", **made))
+    assert "units_from: made with MFCC, now states (a ab12 layer 1)" in caught.value.why
     damaged = tmp_path / "damaged.h5"
     damaged.write_bytes(own.read_bytes()[:-2_000])
     with pytest.raises(UserError, match="damaged or is none"):

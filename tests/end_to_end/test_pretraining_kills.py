@@ -155,6 +155,18 @@ def test_two_processes_killed_and_started_again_end_with_the_weights_of_a_quiet_
     assert steps_written(tmp_path / "killed") == [1, 2, 3, 4, 5, 6]
 
 
+def test_three_processes_that_leave_nothing_out_end_with_the_weights_of_a_quiet_three(
+    manifest: Path, tmp_path: Path
+) -> None:
+    how = {"processes": 3, "steps": 6, "layerdrop": 0.0, "batch_seconds": 1.0}
+    finish(start("hubert", manifest, tmp_path / "whole", **how))
+    three = start("hubert", manifest, tmp_path / "killed", **how)
+    wait_for_step(tmp_path / "killed", 3, three[0])
+    assert kill(three)
+    finish(start("hubert", manifest, tmp_path / "killed", **how))
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
+
+
 def test_two_processes_take_the_step_that_one_takes_with_two_batches(manifest: Path, tmp_path: Path) -> None:
     # dropout differs between the two, hence one step of which only the first loss and the hidden frames are compared
     how = {"steps": 1, "batch_seconds": 1.5}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavbench.upstream import catalog, checkpoints, units
+from wavbench.upstream import catalog, hugging_face, units
 from wavbench.upstream.lengths import frames_from_samples
 from wavbench.upstream.models.wav2vec2 import Config
 from wavbench.upstream.objective import Targets
@@ -53,9 +53,9 @@ def theirs(kind: str, **settings) -> nn.Module:
 
 def ours_of(folder: Path) -> nn.Module:
     """The native encoder of a folder; transformers is given the same waveforms, normalised or not."""
-    family, config = checkpoints.native_config(folder)
+    family, config = hugging_face.native_config(folder)
     encoder = catalog.family(family).build(config)
-    encoder.load_state_dict(checkpoints.read_hugging_face(folder).state)
+    encoder.load_state_dict(hugging_face.read_hugging_face(folder).state)
     return encoder
 
 
@@ -295,7 +295,7 @@ def test_a_folder_of_hubert_loads_natively_with_the_states_of_transformers(
 @pytest.mark.parametrize("setting", [{"conv_pos_batch_norm": True}, {"feat_proj_layer_norm": False}])
 def test_variants_of_hubert_that_are_not_built_here_go_through_transformers(setting: dict, tmp_path: Path) -> None:
     theirs("HubertModel", **setting).save_pretrained(tmp_path)
-    assert checkpoints.native_config(tmp_path) is None
+    assert hugging_face.native_config(tmp_path) is None
 
 
 def test_the_nearest_centroid_is_what_scikit_learn_predicts() -> None:

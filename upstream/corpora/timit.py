@@ -1,6 +1,7 @@
 """TIMIT: American English sentences with phones aligned by hand, for phone recognition and classification."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +51,11 @@ FOLDS = ("39", "48", "61")
 
 
 @dataclass(frozen=True)
-class Phone:
-    """One line of a PHN file.
+class Stretch:
+    """What a stretch of speech is, as the lines of PHN and WRD files say it.
 
     Args:
-        symbol: of the 61 or of a folded set.
+        symbol: of the 61 or of a folded set; or a word.
         end: last sample, not included.
     """
 
@@ -87,13 +88,13 @@ def read(root: Path, *, fold: str = "39") -> Reading:
     return Reading(root=root, rows=rows, expected=UTTERANCES)
 
 
-def folded(phones: list[Phone], fold: str) -> list[Phone]:
+def folded(phones: list[Stretch], fold: str) -> list[Stretch]:
     """Phones of another set, each with its end; neighbouring silences and closures that both fold to sil are one.
 
     A glottal stop goes without replacement, and its time to the phone behind it, mostly the vowel that it begins:
     phone_ends have no gaps.
     """
-    kept: list[Phone] = []
+    kept: list[Stretch] = []
     for phone in phones:
         if fold == "61":
             symbol = SILENCE if phone.symbol == "h#" else phone.symbol
@@ -104,7 +105,7 @@ def folded(phones: list[Phone], fold: str) -> list[Phone]:
             symbol = TO_39.get(symbol, symbol) if fold == "39" else symbol
         if kept and symbol == kept[-1].symbol == SILENCE:
             kept.pop()
-        kept.append(Phone(symbol, phone.end))
+        kept.append(Stretch(symbol, phone.end))
     return kept
 
 
@@ -147,7 +148,10 @@ def _utterances(root: Path, folder: str, split: str, fold: str) -> list[dict]:
         place = {kind: files.get(f"{stem}.{kind}", name) for kind, name in expected.items()}
         if f"{stem}.wav" not in files and f"{stem}.wav.wav" in files:
             place["wav"] = files[f"{stem}.wav.wav"]
-        phones = folded(_phones(root / folder / place["phn"]), fold)
+        aligned = _phones(root / folder / place["phn"])
+        phones = folded(aligned, fold)
+        said = root / folder / files[f"{stem}.wrd"] if f"{stem}.wrd" in files else None
+        words = _words(said, aligned[-1].end) if said else []
         rows.append(
             {
                 "id": f"{speaker}_{stem}".upper(),
@@ -157,7 +161,9 @@ def _utterances(root: Path, folder: str, split: str, fold: str) -> list[dict]:
                 "language": "en",
                 "text": _text(root / folder / place["txt"]),
                 "phones": " ".join(phone.symbol for phone in phones),
-                "phone_ends": " ".join(f"{phone.end / RATE:.6f}" for phone in phones),
+                "phone_ends": _ends(phones),
+                "words": " ".join(word.symbol for word in words),
+                "word_ends": _ends(words),
                 "gender": {"f": "female", "m": "male"}.get(speaker[0].lower(), ""),
                 "dialect": region.upper(),
             }
@@ -165,15 +171,40 @@ def _utterances(root: Path, folder: str, split: str, fold: str) -> list[dict]:
     return rows
 
 
-def _phones(path: Path) -> list[Phone]:
-    phones = []
-    for number, line in read_lines(path, "the phones of an utterance of TIMIT"):
+def _ends(stretches: list[Stretch]) -> str:
+    return " ".join(f"{stretch.end / RATE:.6f}" for stretch in stretches)
+
+
+def _stretches(path: Path, what: str) -> Iterator[tuple[int, int, Stretch]]:
+    """Number, first sample and stretch of every line."""
+    for number, line in read_lines(path, f"the {what}s of an utterance of TIMIT"):
         fields = line.split()
         if len(fields) != 3 or not (fields[0].isdecimal() and fields[1].isdecimal()):
-            refuse_row(path, number, f"{line[:80]!r} is no first sample, last sample and phone")
-        if fields[2].lower() not in PHONES:
-            refuse_row(path, number, f"{fields[2][:20]!r} is none of TIMIT's 61 phones")
-        phones.append(Phone(fields[2].lower(), int(fields[1])))
+            refuse_row(path, number, f"{line[:80]!r} is no first sample, last sample and {what}")
+        yield number, int(fields[0]), Stretch(fields[2].lower(), int(fields[1]))
+
+
+def _words(path: Path, last: int) -> list[Stretch]:
+    """Words and the silence around them.
+
+    Where two words share samples, as those that run into each other do, these are the first one's; a word that has no
+    others is left out.
+    """
+    words: list[Stretch] = []
+    for _, first, word in _stretches(path, "word"):
+        before = words[-1].end if words else 0
+        if word.end > before:
+            words += [Stretch(SILENCE, first)] * (first > before) + [word]
+    end = words[-1].end if words else 0
+    return words + [Stretch(SILENCE, last)] * (last > end)
+
+
+def _phones(path: Path) -> list[Stretch]:
+    phones = []
+    for number, _, phone in _stretches(path, "phone"):
+        if phone.symbol not in PHONES:
+            refuse_row(path, number, f"{phone.symbol[:20]!r} is none of TIMIT's 61 phones")
+        phones.append(phone)
     if not phones:
         raise UserError("the phones of an utterance of TIMIT are empty", where=path, remedy="copy the corpus again")
     return phones

@@ -49,7 +49,7 @@ class GroupedConv(nn.Module):
     ) -> Float[Tensor, "total_frames dim"]:
         gap = self.kernel // 2
         counts = torch.tensor(lengths, device=x.device)
-        gaps = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), counts) * gap
+        gaps = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), counts, output_size=len(x)) * gap
         places = torch.arange(len(x), device=x.device) + gaps
         size = len(x) + gap * (len(lengths) + 1)
         if is_frozen(x):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wavbench.upstream.errors import UserError, refuse_below
+from wavbench.upstream.errors import UserError, refuse_below, refuse_outside
 from wavbench.upstream.layers.linear import linear
 from wavbench.upstream.layers.masking import FrameMask, span_mask
 from wavbench.upstream.layers.transformer import Transformer
@@ -40,10 +40,8 @@ class Config:
     collapse_steps: int = 5_000  # updates with less than these after which the training is stopped
 
     def __post_init__(self) -> None:
-        refuse_below(self, {"top_blocks": 1, "smooth_l1": 0, "decay_steps": 1, "collapse_steps": 1})
-        for name in ("decay_start", "decay_end"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise UserError(f"{name}={value:g} is not possible", remedy="a share from 0 to 1")
+        refuse_below(self, {"mask_span": 1, "top_blocks": 1, "smooth_l1": 0, "decay_steps": 1, "collapse_steps": 1})
+        refuse_outside(self, dict.fromkeys(("mask_start_share", "decay_start", "decay_end"), (0, 1)))
 
 
 class Data2Vec(nn.Module):

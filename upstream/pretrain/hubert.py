@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wavbench.upstream.errors import refuse_below, refuse_outside
 from wavbench.upstream.layers.masking import FrameMask, span_mask
 from wavbench.upstream.objective import Losses, Targets, scale_gradient
 from wavbench.upstream.units import Units
@@ -27,6 +28,10 @@ class Config:
     unmasked_weight: float = 0.0  # of the loss at frames that are not hidden; (1 - alpha) / alpha in the paper
     feature_penalty: float = 10.0  # weight of the mean square of the convolutions' outputs
     feature_gradient: float = 0.1  # factor on the gradient that reaches the convolutions
+
+    def __post_init__(self) -> None:
+        refuse_below(self, {"mask_span": 1, "unit_dim": 1, "unmasked_weight": 0, "feature_penalty": 0})
+        refuse_outside(self, {"mask_start_share": (0, 1), "temperature": (1e-4, 1e4)})
 
 
 class Hubert(nn.Module):
@@ -91,7 +96,8 @@ class Hubert(nn.Module):
     def logits(self, x: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames units"]:
         """Cosine similarity of projected states and unit embeddings over the temperature (equation 3)."""
         x, units = F.normalize(self.final(x).float(), dim=-1), F.normalize(self.units.float(), dim=-1)
-        return x @ units.T / self.config.temperature
+        with torch.autocast(x.device.type, enabled=False):  # near 1, bf16 has eight steps to a temperature
+            return x @ units.T / self.config.temperature
 
 
 def targets(config: Config, frames: int, units: np.ndarray | None, generator: np.random.Generator) -> dict:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wavbench.upstream.errors import UserError, refuse_below, refuse_outside
 from wavbench.upstream.layers.masking import FrameMask, span_mask
 from wavbench.upstream.layers.packing import pad_packed
 from wavbench.upstream.layers.quantizer import GumbelQuantizer, Quantized
@@ -36,6 +37,19 @@ class Config:
     feature_penalty: float = 10.0  # weight of the mean square of the convolutions' outputs
     feature_gradient: float = 0.1  # factor on the gradient that reaches the convolutions
     quantizer_dropout: float = 0.1  # share dropped from the latents before they are quantized
+
+    def __post_init__(self) -> None:
+        refuse_below(self, dict.fromkeys(("mask_span", "num_negatives", "groups", "entries"), 1))
+        refuse_below(self, dict.fromkeys(("code_dim", "compare_dim"), 1))
+        refuse_below(self, dict.fromkeys(("gumbel_decay", "diversity_weight", "feature_penalty"), 0))
+        refuse_outside(self, dict.fromkeys(("mask_start_share", "quantizer_dropout"), (0, 1)))
+        refuse_outside(self, dict.fromkeys(("temperature", "gumbel_start", "gumbel_end"), (1e-4, 1e4)))
+        if self.code_dim % self.groups:
+            raise UserError(
+                f"groups={self.groups} is not possible",
+                why=f"{self.groups} codebooks do not divide code_dim={self.code_dim}",
+                remedy="a divisor of it; the paper has 2",
+            )
 
 
 class Wav2Vec2Pretraining(nn.Module):
@@ -96,7 +110,7 @@ class Wav2Vec2Pretraining(nn.Module):
                 "contrastive_loss": contrastive.detach(),
                 "diversity_loss": count * diversity.detach(),
                 "feature_penalty": count * penalty.detach(),
-                "accuracy": (logits.argmax(dim=1) == 0).sum().float(),
+                "accuracy": (logits[:, 0] > logits[:, 1:].amax(dim=1)).sum().float(),  # a draw is no answer
                 "code_perplexity": count * quantized.perplexity.detach(),
                 "gumbel_temperature": torch.tensor(count * temperature),
             },
@@ -111,15 +125,16 @@ class Wav2Vec2Pretraining(nn.Module):
         picked: far fewer numbers than a copy of each candidate. A negative with the codes of the true one is out of
         the race, as it could not be told apart.
         """
-        counts = targets.counts.tolist()
+        sizes = targets.counts.cpu()  # DDP moves all it is given to its GPU
         states = F.normalize(self.state_projection(states).float(), dim=-1)
         codes = F.normalize(self.code_projection(quantized.vectors).float(), dim=-1)
         # One row per crop, as wide as the crop that hides most: (crops, widest, dim).
-        own, other = (pad_packed(x, counts) for x in (states, codes))
-        similarity = own @ other.transpose(1, 2) / self.config.temperature  # (crops, widest, widest)
+        own, other = (pad_packed(x, sizes.tolist()) for x in (states, codes))
+        with torch.autocast(states.device.type, enabled=False):  # near 1, bf16 has eight steps to a temperature
+            similarity = own @ other.transpose(1, 2) / self.config.temperature  # (crops, widest, widest)
         widest = similarity.shape[1]
-        crop = torch.repeat_interleave(torch.arange(len(counts)), targets.counts).to(states.device)
-        first = (targets.counts.cumsum(0) - targets.counts).to(states.device)[crop]
+        crop = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(states.device)
+        first = (sizes.cumsum(0) - sizes).to(states.device)[crop]
         place = torch.arange(len(states), device=states.device) - first  # within the crop
         rows = similarity.flatten(0, 1).index_select(0, crop * widest + place)  # (hidden, widest)
         negatives = targets.negatives.long()

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import nn
 
 from wavbench.upstream.decoded import Speech
-from wavbench.upstream.errors import UserError
+from wavbench.upstream.errors import UserError, refuse_outside
 from wavbench.upstream.pretrain import hubert
 from wavbench.upstream.pretrain.hubert import Hubert, targets
 from wavbench.upstream.units import Units
@@ -32,9 +32,8 @@ class Config(hubert.Config):
     noise_share: float = 0.1  # of these crops that get noise, not speech; the paper's p_n
 
     def __post_init__(self) -> None:
-        for name in ("mixing_share", "noise_share"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise UserError(f"{name}={value:g} is not possible", remedy="a share from 0 to 1")
+        super().__post_init__()
+        refuse_outside(self, dict.fromkeys(("mixing_share", "noise_share"), (0, 1)))
 
 
 @dataclass(frozen=True)

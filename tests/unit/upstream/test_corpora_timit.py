@@ -6,13 +6,13 @@ import pytest
 from corpus_trees.timit import build
 
 from wavbench.upstream.corpora import timit
-from wavbench.upstream.corpora.timit import CORE_TEST, DEV, PHONES, TO_39, TO_48, Phone, folded
+from wavbench.upstream.corpora.timit import CORE_TEST, DEV, PHONES, TO_39, TO_48, Stretch, folded
 from wavbench.upstream.errors import UserError
 
 
 @pytest.mark.parametrize(("fold", "size"), [("61", 61), ("48", 48), ("39", 39)])
 def test_the_foldings_have_as_many_phones_as_their_names_say(fold: str, size: int) -> None:
-    symbols = {phone.symbol for symbol in PHONES for phone in folded([Phone(symbol, 1)], fold)}
+    symbols = {phone.symbol for symbol in PHONES for phone in folded([Stretch(symbol, 1)], fold)}
     assert len(symbols) == size
 
 
@@ -26,9 +26,9 @@ def test_there_are_24_and_50_speakers_and_no_one_is_in_both() -> None:
 
 
 def test_closures_merge_with_silence_and_the_glottal_stop_gives_its_time_to_the_next_phone() -> None:
-    phones = [Phone(*pair) for pair in (("h#", 10), ("q", 14), ("iy", 20), ("kcl", 24), ("tcl", 27), ("t", 30))]
-    assert folded(phones, "39") == [Phone("sil", 10), Phone("iy", 20), Phone("sil", 27), Phone("t", 30)]
-    assert folded(phones, "48") == [Phone(*p) for p in (("sil", 10), ("iy", 20), ("cl", 24), ("cl", 27), ("t", 30))]
+    phones = [Stretch(*pair) for pair in (("h#", 10), ("q", 14), ("iy", 20), ("kcl", 24), ("tcl", 27), ("t", 30))]
+    assert folded(phones, "39") == [Stretch("sil", 10), Stretch("iy", 20), Stretch("sil", 27), Stretch("t", 30)]
+    assert folded(phones, "48") == [Stretch(*p) for p in (("sil", 10), ("iy", 20), ("cl", 24), ("cl", 27), ("t", 30))]
     assert [phone.symbol for phone in folded(phones, "61")] == ["sil", "q", "iy", "kcl", "tcl", "t"]
 
 
@@ -36,8 +36,24 @@ def test_reads_times_in_seconds_and_text_without_its_samples(tmp_path: Path) -> 
     row = next(row for row in timit.read(build(tmp_path).root).rows if row["id"] == "FCJF0_SI1027")
     assert row["phones"] == "sil ih sil"
     assert row["phone_ends"] == "0.125000 0.200000 0.400000"
+    assert (row["words"], row["word_ends"]) == ("sil yes", "0.125000 0.400000")
     assert row["text"].strip() == "Don't ask me!"
     assert (row["gender"], row["dialect"]) == ("female", "DR1")
+
+
+def test_words_have_no_gaps_and_share_no_samples(tmp_path: Path) -> None:
+    root = build(tmp_path).root
+    words = root / "TIMIT/TRAIN/DR1/FCJF0/SI1027.WRD"
+    words.write_text("800 1600 Don't\n1600 3200 ask\n2400 3000 'em\n2400 4000 me\n4800 5600 now\n")
+    row = next(row for row in timit.read(root).rows if row["id"] == "FCJF0_SI1027")
+    assert row["words"] == "sil don't ask me sil now sil"
+    assert row["word_ends"] == "0.050000 0.100000 0.200000 0.250000 0.300000 0.350000 0.400000"
+    words.write_text("800 Don't\n")
+    with pytest.raises(UserError, match="no first sample, last sample and word"):
+        timit.read(root)
+    words.unlink()
+    row = next(row for row in timit.read(root).rows if row["id"] == "FCJF0_SI1027")
+    assert (row["words"], row["word_ends"]) == ("", "")
 
 
 def test_speakers_outside_the_core_test_and_dev_are_left_out(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from wavbench.upstream.batch_plan import Batch
 from wavbench.upstream.crops import Crops, loader
 from wavbench.upstream.decoded import open_decoded
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.processes import make_fabric
 from wavbench.upstream.training import Settings
 
 OBJECTIVES = ["hubert", "wav2vec2", "wavlm", "data2vec", "wav2vec", "vq_wav2vec", "vq_wav2vec_bert"]
@@ -190,6 +191,9 @@ def test_the_learning_rate_rises_holds_and_falls() -> None:
         ("save_every", -1),
         ("peak_rate", float("nan")),
         ("hold", -0.1),
+        ("seed", -1),
+        ("beta1", 1.0),
+        ("epsilon", -1e-8),
     ],
 )
 def test_settings_that_cannot_be_are_named(name: str, value: float) -> None:
@@ -213,6 +217,32 @@ def test_tables_that_are_not_the_trainings_own_are_left_alone(tmp_path: Path) ->
     assert len((tmp_path / "speech.csv").read_text().splitlines()) == 3
     assert (tmp_path / "train.csv").read_text().split() == ["step,loss", "1,2.0", "2,1.0", "3,0.75"]
     assert (tmp_path / "dev.csv").read_text().split() == ["step,loss", "3,0.125"]
+
+
+@pytest.mark.parametrize("first", ["id,audio,split", "utt1", "\ufeffid,audio", "steps,loss"])
+def test_a_table_of_a_name_that_a_training_writes_is_refused_and_left(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(f"{first}\n0001,a.wav,train\n")
+    with pytest.raises(UserError, match=r"another train\.csv"):
+        training_log.Log(tmp_path, 0)
+    assert path.read_text() == f"{first}\n0001,a.wav,train\n"
+
+
+def test_samples_reach_a_module_with_all_their_bits() -> None:
+    class Ear(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.heard = x
+            return super().forward(x)
+
+    fabric = make_fabric("cpu", 1, 1, "bf16", unused=False)
+    ear = Ear(4, 2)
+    module = fabric.setup_module(ear)
+    given = torch.tensor([[1.0 + 2.0**-20, 0.1, 0.2, 0.3]])
+    with torch.no_grad():
+        assert module(given).dtype in (torch.bfloat16, torch.float32)
+        plain = torch.nn.functional.linear(given, ear.weight, ear.bias)
+    assert torch.equal(ear.heard, given)
+    assert not torch.equal(module(given).float(), plain)  # the product is in bf16 all the same
 
 
 def test_a_loader_gives_the_planned_batches_in_order(manifest: Path, tmp_path: Path) -> None:

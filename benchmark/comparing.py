@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from wavbench.benchmark.stats import RESAMPLES, draws, unit_of, units_of, weights_of
+from wavbench.benchmark.stats import RESAMPLES, Groups, draws, groups_of, kinds_of, unit_of, units_of, weights_of
 from wavbench.downstream.metrics import BLEU_COUNTS, METRICS, bleu_of_counts
 
 FLIPS = 10_000  # random exchanges of a test
@@ -52,7 +52,8 @@ def compare(
 
     Verification: scores of two rows are on two scales and cannot be exchanged. The difference, averaged over the seeds
     that both rows have with the same trials, is held against its standard deviation over resamples of the speakers (the
-    same ones for all rows and seeds) and over seeds, as a normal deviate; Holm's correction.
+    same ones for all rows and seeds) and over seeds, as a normal deviate; Holm's correction. Rows whose shared seeds
+    say the contrary of all their seeds are not told apart.
 
     Args:
         metric: name of a metric.
@@ -173,8 +174,7 @@ def _seed_noise(metric: str, rows: list[list[pd.DataFrame]]) -> tuple[Float[np.n
     """Standard deviation of each row's mean over seeds, and what it was estimated from; 0 where nothing says it."""
     values = [[float(METRICS[metric](scores)[0]) for scores in own] for own in rows]
     freedom = sum(len(own) - 1 for own in values)
-    squares = sum(float(np.var(own)) * len(own) for own in values)
-    deviation = np.sqrt(squares / freedom) if freedom else 0.0
+    deviation = np.sqrt(_variance(values) or 0.0)
     noise = np.array([deviation / np.sqrt(len(own)) for own in values])
     return noise, freedom if deviation > 0 else 0
 
@@ -208,37 +208,49 @@ def _resampled(
             members.append((row, key))
     given = {(row, key): float(METRICS["EER"](rows[row][key])[0]) for _, own in trials for row, key in own}
     drawn: dict[tuple[int, int], list[np.ndarray]] = {place: [] for place in given}
-    for counts in draws(len(units), resamples, seed):
-        for items, members in trials:
-            weights = weights_of(items, unit, units, counts)
+    sets = [(groups_of(items, unit, units), members) for items, members in trials]
+    for counts in draws(len(units), resamples, seed, max(len(groups.members[0]) for groups, _ in sets)):
+        for groups, members in sets:
+            weights = weights_of(groups, counts)
             for row, key in members:
-                drawn[row, key].append(_equal_error_rates(rows[row][key], weights))
+                drawn[row, key].append(_equal_error_rates(rows[row][key], groups, weights))
     resampled = {place: np.concatenate(values) for place, values in drawn.items()}
     shared = [
         [key for _, members in trials for row, key in members if row == a and (b, key) in members] for a, b in pairs
     ]
     apart = [[given[a, key] - given[b, key] for key in keys] for (a, b), keys in zip(pairs, shared, strict=True)]
-    freedom = sum(len(own) - 1 for own in apart if own)
-    between = sum(np.var(own) * len(own) for own in apart if own) / freedom if freedom else 0.0
+    means = [np.mean([value for (own, _), value in given.items() if own == row]) for row in range(len(rows))]
+    between = _variance([own for own in apart if own])
+    if between is None:  # no two rows share two seeds: of the rows alone, and the difference of two varies twice
+        between = 2 * (_variance([[given[row, key] for key in own] for row, own in enumerate(rows)]) or 0.0)
     found = np.full(len(pairs), np.nan)
     for place, ((a, b), keys) in enumerate(zip(pairs, shared, strict=True)):
         if keys:
             differences = np.mean([resampled[a, key] - resampled[b, key] for key in keys], axis=0)
             differences = differences[np.isfinite(differences)]
             spread = np.sqrt(np.var(differences) + between / len(keys)) if len(differences) >= resamples / 2 else 0.0
-            mean = abs(float(np.mean(apart[place])))
-            found[place] = 2 * ndtr(-mean / spread) if spread > 0 else (1.0 if mean == 0 else np.nan)
+            mean = float(np.mean(apart[place]))
+            if mean * (means[a] - means[b]) < 0:
+                found[place] = 1.0
+            else:
+                found[place] = 2 * ndtr(-abs(mean) / spread) if spread > 0 else (1.0 if mean == 0 else np.nan)
     return found
 
 
-def _equal_error_rates(scores: pd.DataFrame, weights: Float[np.ndarray, "chunk rows"]) -> Float[np.ndarray, " chunk"]:
+def _variance(groups: list[list[float]]) -> float | None:
+    """Pooled over groups; None where none has two values."""
+    freedom = sum(len(own) - 1 for own in groups)
+    return sum(float(np.var(own)) * len(own) for own in groups) / freedom if freedom else None
+
+
+def _equal_error_rates(
+    scores: pd.DataFrame, groups: Groups, weights: Float[np.ndarray, "chunk groups"]
+) -> Float[np.ndarray, " chunk"]:
     """NaN for resamples that lost one kind of trial."""
-    target, found = scores["target"].to_numpy(float), np.full(len(weights), np.nan)
-    whole = (weights @ target > 0) & (weights @ (1 - target) > 0)
-    if whole.all():  # no copy of them, as is the rule
-        return METRICS["EER"](scores, weights)
+    found = np.full(len(weights), np.nan)
+    whole = (weights @ kinds_of(scores, groups.group) > 0).all(axis=1)
     if whole.any():
-        found[whole] = METRICS["EER"](scores, weights[whole])
+        found[whole] = METRICS["EER"](scores, weights[whole], group=groups.group)
     return found
 
 

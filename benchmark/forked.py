@@ -1,10 +1,15 @@
 """Work shared among processes that are forked and forgotten: figures and tests of large reports use one core each."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
+
+from wavbench.upstream.machine import cores
+
+MANY = 200  # records from which on several processes work
+PARTS = 4  # that each worker is given of many short jobs, as some take longer than others
 
 _jobs: list[Callable[[], Any]] = []  # what a forked worker finds in its memory, so that nothing has to be sent to it
 
@@ -27,9 +32,26 @@ def results_of(jobs: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
         _jobs.clear()
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def mapped(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> list[Any]:
+    """What a function returns for many items, in their order.
+
+    Args:
+        function: quick, so that several items make one job.
+        items: that it is called with.
+        workers: processes, as for `results_of`.
+    """
+    size = -(-len(items) // (PARTS * workers)) or 1
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    return [found for own in results_of([partial(_each, function, part) for part in parts], workers) for found in own]
+
+
+def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return [function(item) for item in items]
+
+
+def workers_for(records: int) -> int:
+    """Processes that a report of so many records is worth."""
+    return cores() if records >= MANY else 1
 
 
 def _run(place: int) -> Any:

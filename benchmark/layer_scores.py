@@ -88,17 +88,22 @@ def mixes(records: list[Record], analyses: list[Analysis], folder: Path) -> dict
     for task in dict.fromkeys(board.task for board, _, _ in boards):
         panels = [panel for panel in boards if panel[0].task == task]
         prepare(folder)
-        figure, axes = axes_for(2 * len(panels), 3.4, width=5.6, most=2)
+        probed = any(line.layers for _, own, _ in panels for line in own)  # else there is nothing to stand beside it
+        figure, axes = axes_for((1 + probed) * len(panels), 3.4, width=5.6, most=2)
         style, table = styles(line.name for _, own, _ in panels for line in own), []
-        for (score, share), (board, own, shares) in zip(zip(axes[::2], axes[1::2], strict=True), panels, strict=True):
+        pairs = zip(axes[::2], axes[1::2], strict=True) if probed else ((None, axis) for axis in axes)
+        for (score, share), (board, own, shares) in zip(pairs, panels, strict=False):
             handles = _draw_shares(share, board, own, shares, style, table)
-            if any(line.layers for line in own):
+            if score is None:
+                put_title(share, f"{board.name}: {share.get_title(loc='left')}", 60)
+            elif any(line.layers for line in own):
                 handles = _draw_scores(score, board, own, style, []) | handles
                 score.set_xlabel(LAYER, fontsize=8)
             else:
                 score.axis("off")
                 score.text(0.5, 0.5, "no single layer was scored", ha="center", transform=score.transAxes, color="grey")
-            put_title(score, f"{board.name}: each layer alone", 60)
+            if score is not None:
+                put_title(score, f"{board.name}: each layer alone", 60)
             share.set_xlabel(LAYER, fontsize=8)
             legend_beside(share, handles.values(), handles)
         figures[f"mix_{task}"] = save(figure, pd.DataFrame(table), folder / f"mix_{safe(task)}")

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from wavbench.benchmark.comparing import Compared, columns_of, compare, rank_ranges, told_apart
-from wavbench.benchmark.forked import cores, results_of
+from wavbench.benchmark.forked import results_of
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.record import read_scores, write_text
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.machine import cores
 
 CACHE = Path(".cache/comparisons.json")  # under the results; not for git
 MANY = 100  # rows from which on their boards are compared by several processes
-VERSION = 2  # of how rows are compared: another number forgets what was kept
+VERSION = 3  # of how rows are compared: another number forgets what was kept
 
 
 def ranked(boards: Iterable[Board], results: Path) -> list[Board]:
@@ -44,19 +45,20 @@ def ranked(boards: Iterable[Board], results: Path) -> list[Board]:
         path = results / CACHE
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"version": VERSION, "p": used}))
-    return [_with_ranks(board, own) for board, own in zip(boards, tested, strict=True)]
+    return [_with_ranks(board, own, results) for board, own in zip(boards, tested, strict=True)]
 
 
 def _paths(board: Board, results: Path) -> list[list[Path]]:
     return [[results / "runs" / f"{key}.scores.csv" for key in row.keys] for row in board.rows]
 
 
-def _with_ranks(board: Board, tested: Compared) -> Board:
+def _with_ranks(board: Board, tested: Compared, results: Path) -> Board:
     apart = told_apart(tested.adjusted)
-    rows = []
+    rows, paths = [], _paths(board, results)
     for place, (row, ranks) in enumerate(zip(board.rows, rank_ranges(apart), strict=True)):
         p = tested.adjusted[0, place]
-        row = replace(row, p_best=float(p), tied=row.tied if np.isnan(p) else not apart[0, place])
+        scored = all(path.is_file() for path in paths[place])
+        row = replace(row, p_best=float(p), tied=row.tied if np.isnan(p) else not apart[0, place], scored=scored)
         alone = np.isnan(np.delete(tested.p[place], place)).all() and len(board.rows) > 1
         rows.append(row if alone else replace(row, ranks=ranks))
     return replace(board, rows=tuple(rows))

@@ -333,7 +333,8 @@ def write_encoder(folder: Path, upstream: catalog.Upstream, model: CtcTuning) ->
         model: trained.
     """
     path = folder / "checkpoint.safetensors"
-    write_checkpoint(path, upstream.config["family"], upstream.model.config, merged_state(model.upstream.encoder))
+    state = merged_state(model.upstream.encoder)
+    write_checkpoint(path, upstream.config["family"], upstream.model.config, state, heard=upstream.pretraining)
     return path
 
 

@@ -95,12 +95,16 @@ def error_curve(
 
 
 def equal_error_rate(
-    scores: pd.DataFrame, weights: Num[np.ndarray, "resamples rows"] | None = None
+    scores: pd.DataFrame,
+    weights: Num[np.ndarray, "resamples groups"] | None = None,
+    group: Int[np.ndarray, " rows"] | None = None,
 ) -> Float[np.ndarray, " resamples"]:
     """Percent at which misses equal false alarms, interpolated on the line between the two nearest thresholds.
 
     Args:
         scores: columns `score` (higher: more alike) and `target` (same speaker).
+        weights: of the rows, or of groups of them.
+        group: of each row, such as its pair of speakers, where weights are of groups.
 
     Raises:
         UserError: there are no target trials, or nothing but.
@@ -108,8 +112,8 @@ def equal_error_rate(
     target = scores["target"].to_numpy(bool)
     if target.all() or not target.any():
         raise UserError("an equal error rate needs trials of both kinds", remedy="give trials with and without target")
-    if weights is not None and weights.size > FEW:
-        return _crossings(scores["score"].to_numpy(float), target, weights)
+    if weights is not None and (group is not None or weights.size > FEW):
+        return _crossings(scores["score"].to_numpy(float), target, weights, group)
     miss, alarm = error_curve(scores, weights)
     gap = alarm - miss  # rises from -1 to 1
     after = np.argmax(gap >= 0, axis=1)
@@ -118,12 +122,15 @@ def equal_error_rate(
 
 
 def _crossings(
-    score: Float[np.ndarray, " rows"], target: Bool[np.ndarray, " rows"], weights: Num[np.ndarray, "resamples rows"]
+    score: Float[np.ndarray, " rows"],
+    target: Bool[np.ndarray, " rows"],
+    weights: Num[np.ndarray, "resamples groups"],
+    group: Int[np.ndarray, " rows"] | None,
 ) -> Float[np.ndarray, " resamples"]:
     """Equal error rates without whole curves, which are a hundred times longer than the place where they cross.
 
     Sums over blocks of trials, in the order of their scores, tell in which block misses equal false alarms; only there
-    every threshold is looked at.
+    every threshold is looked at. Where trials share weights, such a sum is a product with their numbers in each block.
     """
     order = np.argsort(-score, kind="stable")
     is_last = np.append(np.diff(score[order]) != 0, True)  # of each distinct score
@@ -131,9 +138,19 @@ def _crossings(
     step = math.isqrt(len(last))
     ends = np.unique(np.append(last[step - 1 :: step], last[-1])) + 1  # of blocks
     starts = np.append(0, ends[:-1])
-    ordered, kind = weights[:, order], target[order]
-    hits = np.add.reduceat(ordered * kind, starts, axis=1)
-    sums = np.stack([hits, np.add.reduceat(ordered, starts, axis=1) - hits], axis=1).cumsum(axis=2)
+    kind = target[order]
+    if group is not None and weights.shape[1] * 2 * len(ends) > MOST_NUMBERS:
+        weights, group = weights[:, group], None
+    column = order if group is None else group[order]  # of weights, for each trial
+    if group is None:
+        ordered = weights[:, order]
+        hits = np.add.reduceat(ordered * kind, starts, axis=1)
+        sums = np.stack([hits, np.add.reduceat(ordered, starts, axis=1) - hits], axis=1).cumsum(axis=2)
+    else:
+        block_of = np.repeat(np.arange(len(ends)), ends - starts)
+        place = (2 * column + ~kind) * len(ends) + block_of
+        numbers = np.bincount(place, minlength=weights.shape[1] * 2 * len(ends)).astype(float)
+        sums = (weights @ numbers.reshape(weights.shape[1], -1)).reshape(len(weights), 2, -1).cumsum(axis=2)
     totals = np.maximum(sums[:, :, -1:], 1e-12)
     shares = np.concatenate([np.zeros((len(weights), 2, 1)), sums / totals], axis=2)  # hits, false alarms
     each = np.arange(len(weights))
@@ -141,7 +158,7 @@ def _crossings(
     places = starts[block, None] + np.arange((ends - starts).max())  # of trials, some behind the block
     inside = places < ends[block, None]
     places = np.minimum(places, len(order) - 1)
-    own, own_kind = ordered[each[:, None], places] * inside, kind[places]
+    own, own_kind = weights[each[:, None], column[places]] * inside, kind[places]
     rates = [np.cumsum(own * chosen, axis=1) / totals[:, k] for k, chosen in enumerate((own_kind, ~own_kind))]
     hits, alarms = (np.hstack([shares[each, k, block, None], shares[each, k, block, None] + rates[k]]) for k in (0, 1))
     gap, is_end = alarms - (1 - hits), np.hstack([np.ones((len(weights), 1), bool), is_last[places] & inside])
@@ -179,6 +196,7 @@ def min_dcf(scores: pd.DataFrame, target_prior: float = 0.01) -> float:
 
 
 FEW = 4_096  # weights up to which whole error curves are computed
+MOST_NUMBERS = 20_000_000  # of trials by group and block, held at once
 NGRAMS = 4
 CONSTANTS, SAMPLED = 30, 500  # candidates for a constant answer, and references that each is held against
 MOST_SAMPLED = 60_000  # tokens of them: long recordings are held against fewer

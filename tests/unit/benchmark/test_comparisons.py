@@ -216,6 +216,24 @@ def test_verification_tells_equal_systems_apart_in_five_percent() -> None:
     assert np.isnan(compare("EER", [{0: halves[0]}, {0: halves[3]}], resamples=200).p[0, 1])
 
 
+def test_shared_seeds_that_contradict_all_seeds_tell_nothing_apart() -> None:
+    random, speakers = np.random.default_rng(0), 30
+    first, second = np.triu_indices(2 * speakers, 1)
+    who = np.repeat(np.arange(speakers), 2)
+    same = who[first] == who[second]
+    names = {"utterance": first, "utterance_b": second, "speaker": who[first], "speaker_b": who[second]}
+    trials = pd.DataFrame({key: value.astype(str) for key, value in names.items()} | {"target": same})
+    good, fair, poor = (trials.assign(score=random.normal(0, 1, len(same)) + gain * same) for gain in (3.0, 2.0, 1.0))
+    assert compare("EER", [{0: fair}, {0: poor}], resamples=200).p[0, 1] < 1.0
+    # worse with the only seed that both have, better over all of its seeds
+    perfect = trials.assign(score=9.0 * same)
+    assert compare("EER", [{0: poor, 1: perfect, 2: perfect}, {0: fair}], resamples=200).p[0, 1] == 1.0
+    # of rows that share one seed, what seeds do is known from the others
+    steady = compare("EER", [{0: good, 1: good, 2: good}, {0: poor}], resamples=200).p[0, 1]
+    varied = compare("EER", [{0: good, 1: poor, 2: good}, {0: poor}], resamples=200).p[0, 1]
+    assert steady < 0.01 < varied
+
+
 def test_too_few_trials_say_nothing() -> None:
     names = {"utterance": list("abcd"), "utterance_b": list("efgh"), "speaker": list("abcd"), "speaker_b": list("abfg")}
     table = pd.DataFrame(names | {"target": [True, True, False, False]})

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from wavbench.benchmark.forked import cores, results_of
+from wavbench.benchmark.forked import mapped, results_of, workers_for
+from wavbench.upstream.machine import cores
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -24,5 +25,13 @@ def test_what_goes_wrong_in_a_job_goes_wrong_here(workers: int) -> None:
     assert results_of([lambda: 1, lambda: 2], workers) == [1, 2]  # nothing is left of it
 
 
-def test_there_is_a_core() -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 7, 50])
+def test_short_jobs_are_shared_in_parts_and_come_back_in_order(workers: int, count: int) -> None:
+    assert mapped(lambda item: item**2, range(count), workers) == [item**2 for item in range(count)]
+
+
+def test_there_is_a_core_and_few_records_are_worth_no_second_one() -> None:
     assert cores() >= 1
+    assert workers_for(10) == 1
+    assert workers_for(1_000) == cores()

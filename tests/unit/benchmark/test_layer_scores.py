@@ -146,6 +146,15 @@ def test_norms_of_the_same_corpus_are_preferred(tmp_path: Path, make_record: Cal
     assert shares(tmp_path)[("superb", "deep", 1)] == 25.0
 
 
+def test_shares_stand_alone_where_no_single_layer_of_the_task_was_scored(
+    tmp_path: Path, make_record: Callable, drawn: dict
+) -> None:
+    mixes([make_record(upstream="deep", corpus=name, **WEIGHTS) for name in "abc"], [], tmp_path)
+    assert len([axis for axis in drawn["mix_er"].axes if axis.get_visible()]) == 3
+    titles = [axis.get_title(loc="left").replace("\n", " ") for axis in drawn["mix_er"].axes[:3]]
+    assert [title.partition(":")[0] for title in titles] == ["er on a", "er on b", "er on c"]
+
+
 def test_scores_of_single_layers_stand_beside_the_shares(tmp_path: Path, make_record: Callable, drawn: dict) -> None:
     records = [make_record(upstream="deep", **WEIGHTS), *probed(make_record, "deep", [40.0, 60.0])]
     mixes(records, [], tmp_path)

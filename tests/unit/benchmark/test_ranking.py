@@ -12,6 +12,7 @@ from wavbench.benchmark.comparing import Compared, compare
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.ranking import CACHE, ranked
 from wavbench.benchmark.record import Record, write_record
+from wavbench.benchmark.tables import markdown, plain
 
 
 def scores_of(share: float, seed: int = 0) -> pd.DataFrame:
@@ -68,6 +69,9 @@ def test_a_row_without_scores_keeps_what_its_interval_says(tmp_path: Path, write
     (board,) = ranked(boards_of(records), tmp_path)
     assert [row.ranks for row in board.rows] == [None] * 3  # nothing was tested
     assert [row.tied for row in board.rows] == [True, False, False]
+    assert [row.scored for row in board.rows] == [True, True, False]
+    assert plain([board]).count("‡") == 1 + 1  # the row and what the sign means
+    assert "‡ marks values that cannot be computed again" in markdown([board])
     assert np.isnan([row.p_best for row in board.rows]).tolist() == [False, True, True]
 
 

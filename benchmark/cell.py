@@ -17,7 +17,7 @@ from wavbench.downstream.splits import fold_column, splits_of
 from wavbench.downstream.trials import read_trials
 from wavbench.upstream.audio_index import audio_hashes
 from wavbench.upstream.catalog import Upstream
-from wavbench.upstream.description import description_of
+from wavbench.upstream.description import description_of, names_of
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import fingerprint_of, store_path
 from wavbench.upstream.manifest import Manifest, corpus_name
@@ -230,8 +230,7 @@ def plan_cell(cell: Cell, upstream: Upstream, manifest: Manifest, paths: Paths) 
     if {"text", "phones", "translation"} & set(task.needs) and (rule := described.get("text")):
         made_of["text"] = str(rule)  # how transcripts were normalised; manifests that nobody imported have no rule
     corpus_hash = key_of(made_of)
-    corpora = {manifest.name, described.get("corpus"), described.get("part_of")}
-    heard = tuple(sorted(corpora & set(upstream.pretraining)))
+    heard = tuple(sorted(names_of(manifest) & set(upstream.pretraining)))
     choices = layer_choices(cell.layers, upstream.num_states)
     if cell.save is not None:
         if len(choices) != 1:

@@ -141,7 +141,8 @@ def release(config: schemas.Release) -> int:
     """Checkpoint, model card and curves of a run."""
     from wavbench.benchmark.release import release
 
-    path = release(Path(config.run), config.name, Path(config.out), licence=config.licence, notes=config.notes)
+    told = {"licence": config.licence, "notes": config.notes, "heard": config.heard}
+    path = release(Path(config.run), config.name, Path(config.out), **told)
     print(f"checkpoint: {path}")
     return 0
 
@@ -222,7 +223,8 @@ def card(config: schemas.Card) -> int:
     wrong = [corpus for corpus, colon, id in pairs if not (corpus and colon and id)]
     if wrong:
         raise UserError(f"datasets={wrong[0]} is no pair", remedy="datasets=CORPUS:ORGANISATION/NAME,...")
-    boards = ranked(boards_of(collect(results).records), results)
+    collected = collect(results)
+    boards = ranked(boards_of(collected.records), results)
     files = eval_results(boards, config.upstream, {corpus: id for corpus, _, id in pairs})
     out = Path(config.out or results / "cards" / safe(config.upstream))
     out.mkdir(parents=True, exist_ok=True)
@@ -236,7 +238,9 @@ def card(config: schemas.Card) -> int:
     left = sorted({b.corpus for b in boards if any(row.upstream == config.upstream for row in b.rows)} - known)
     if left:
         print(f"without an id on the Hub, in the card alone: {', '.join(left)}; datasets=CORPUS:ORGANISATION/NAME")
-    return 0
+    for problem in collected.problems:
+        print(problem.screen(), file=sys.stderr)
+    return 2 if collected.problems else 0
 
 
 def store_info(config: schemas.StoreCommand) -> int:

@@ -1,5 +1,6 @@
 """`wavbench sweep`: an experiment's file to cells, the corpora that it names to manifests, and the cells to records."""
 
+import contextlib
 import functools
 import os
 import sys
@@ -8,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wavbench.benchmark import launchers, schemas
+from wavbench.benchmark.baselines import baseline_names, find_baseline
 from wavbench.benchmark.display import Display, duration
 from wavbench.benchmark.loading import check_device, check_seed, load_upstream
-from wavbench.benchmark.sources import Source, ready, source_of, with_lexicons
-from wavbench.upstream.errors import UserError
+from wavbench.benchmark.sources import Source, ready, rooted, source_of, with_lexicons
+from wavbench.upstream.errors import UserError, closest
+
+LOOKED_UP = 100e6  # parameters up to which an upstream is loaded to see what is done
 
 
 def sweep(config: schemas.Sweep) -> int:
@@ -23,6 +27,7 @@ def sweep(config: schemas.Sweep) -> int:
 
     config, sources, jobs = _prepared(config)
     if config.dry:
+        _look_up(config, jobs)
         return print_plan(config, sources, jobs)
     rank = int(os.environ.get(launchers.RANK, "0"))
     with Display() as display:
@@ -56,6 +61,7 @@ def status(config: schemas.Sweep) -> int:
     from wavbench.benchmark.states import ALL, DONE, FAILED, RUNNING, standing
 
     config, _, jobs = _prepared(config)
+    _look_up(config, jobs)
     found = [(job, *standing(Path(config.results), job)) for job in jobs]
     counted = {state: sum(own == state for _, own, _ in found) for state in ALL}
     print(f"{config.experiment}: {len(jobs)} cells, {', '.join(f'{n} {state}' for state, n in counted.items())}")
@@ -73,8 +79,52 @@ def status(config: schemas.Sweep) -> int:
 def _prepared(config: schemas.Sweep) -> tuple[schemas.Sweep, list[Source], list]:
     """The experiment seen to be one, where each of its cells finds its utterances, and the cells."""
     config = _chosen(config)
-    sources = with_lexicons([source_of(cell, config) for cell in config.cells])
-    return config, sources, jobs_of(config, sources)
+    found, wrong = [], []
+    for cell in config.cells:
+        try:
+            found.append(source_of(cell, config))
+        except UserError as error:
+            wrong.append(error)
+    _refuse(wrong, config)
+    sources = with_lexicons(found)
+    return config, sources, jobs_of(config, [rooted(source) for source in sources])
+
+
+def _look_up(config: schemas.Sweep, jobs: list) -> None:
+    """See which cells have records though no sweep was run here, for upstreams that are here and small.
+
+    Only where there is a record of such a task and corpus: the key of a cell takes all of the corpus' audio.
+    """
+    from wavbench.benchmark.cell import Paths
+    from wavbench.benchmark.plan import shape_of
+    from wavbench.benchmark.sweep import look_up
+    from wavbench.upstream import catalog
+    from wavbench.upstream.manifest import corpus_name
+
+    done = _recorded(Path(config.results))
+    jobs = [job for job in jobs if (job.cell.task, corpus_name(job.manifest)) in done]
+    if not jobs:
+        return
+    here = [u for u in config.upstreams if catalog.find_preset(u.name) and (u.weights or not find_baseline(u.name))]
+    small = {upstream_name(u) for u in here if shape_of(u, config).parameters <= LOOKED_UP}
+    with Display() as display:
+        look_up(
+            [job for job in jobs if job.upstream_name in small],
+            Paths(Path(config.results), Path(config.stores)),
+            lambda done, total: display.progress("looking for records", done, total),
+        )
+
+
+def _recorded(results: Path) -> set[tuple[str, str]]:
+    """Tasks and corpora of the records that can be read."""
+    from wavbench.benchmark.record import read_record
+
+    found = set()
+    for path in (results / "runs").glob("*.json"):
+        with contextlib.suppress(UserError):
+            record = read_record(path)
+            found.add((record.task, record.corpus))
+    return found
 
 
 def _launched(config: schemas.Sweep, jobs: list, results: Path, since: float, told: str) -> int:
@@ -94,6 +144,9 @@ def _launched(config: schemas.Sweep, jobs: list, results: Path, since: float, to
     for code in codes:
         if isinstance(code, str):
             print(f"a worker was lost: {code}", file=sys.stderr)
+        elif code not in (0, 1):  # 1 is of cells that failed, which are named below
+            why = "the same command with launcher=local workers=1, where the worker ran, says why"
+            print(f"a worker ended with exit code {code}: {why}", file=sys.stderr)
     states = [(job, *standing(results, job)) for job in jobs]
     failed = [(job.name, note.error) for job, state, note in states if state == FAILED]
     return _ended(len(jobs), sum(state == DONE for _, state, _ in states), failed, results)
@@ -235,6 +288,13 @@ def _chosen(config: schemas.Sweep) -> schemas.Sweep:
         check_seed("head_seeds", seed)
     config.cells = [cell for cell in config.cells if not config.tasks or cell.task in config.tasks]
     config.upstreams = [u for u in config.upstreams if not config.only or u.name in config.only]
+    from wavbench.upstream import catalog  # not above: what is said before needs no torch
+
+    wrong += [
+        UserError(f"unknown upstream {u.name!r}", remedy=closest(u.name, [*catalog.names(), *baseline_names()]))
+        for u in config.upstreams
+        if not find_baseline(u.name) and not catalog.is_known(u.name)
+    ]
     for cell in config.cells:  # what there is not is said before anything slow
         for check in (_check_cell, *(functools.partial(_check_recipe, protocol=name) for name in cell.protocols)):
             try:

@@ -124,9 +124,7 @@ def run(command: list[str], environment: dict[str, str], folder: str, leader: di
         folder: that it runs in.
         leader: the process that asked for it and a file, `while`: where either is gone, so is the worker.
     """
-    worker = subprocess.Popen(
-        command, env={**os.environ, **environment}, cwd=folder, preexec_fn=functools.partial(_end_with, os.getpid())
-    )
+    worker = _started(command, environment, folder)
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -138,6 +136,12 @@ def run(command: list[str], environment: dict[str, str], folder: str, leader: di
         if worker.poll() is None:
             worker.kill()
             worker.wait()
+
+
+def _started(command: list[str], environment: dict[str, str], folder: str) -> subprocess.Popen:
+    """A worker that, on Linux, ends with this process even where that is killed."""
+    end_with_us = functools.partial(_end_with, os.getpid())
+    return subprocess.Popen(command, env={**os.environ, **environment}, cwd=folder, preexec_fn=end_with_us)
 
 
 def _end_with(parent: int) -> None:
@@ -153,10 +157,7 @@ class Local:
 
     def __init__(self, tasks: list[tuple], engine: dict, results: Path) -> None:
         _refuse_options("local", engine)
-        self.processes = [
-            subprocess.Popen(command, env={**os.environ, **environment}, cwd=folder)
-            for command, environment, folder in tasks
-        ]
+        self.processes = [_started(command, environment, folder) for command, environment, folder in tasks]
 
     def running(self) -> int:
         return sum(process.poll() is None for process in self.processes)

@@ -9,16 +9,16 @@ import functools
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
 from wavbench.benchmark.cell import Job
 from wavbench.benchmark.display import duration
-from wavbench.benchmark.experiment import layers_of, share, upstream_name
+from wavbench.benchmark.experiment import jobs_of, layers_of, share, upstream_name
 from wavbench.benchmark.sources import Source
-from wavbench.benchmark.states import ALL, counts
+from wavbench.benchmark.states import ALL, DONE, counts, standing
 from wavbench.downstream.fold import statistics_of
 from wavbench.downstream.spec import Task
 from wavbench.upstream import catalog
@@ -73,14 +73,14 @@ class Shape:
 
 
 def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Job]) -> int:
-    """Print it; the exit code is 0 whether or not everything is there."""
+    """Print it, with what cells that are not done will take; the exit code is 0 whether or not everything is there."""
     from wavbench.benchmark.cell import STORED
     from wavbench.downstream.spec import find_protocol, load_task
 
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
     rate = machine_rate(config.device)
     shapes = {upstream_name(u): shape_of(u, config) for u in config.upstreams}
-    wanted = {(job.manifest, job.upstream_name, job.cell.task) for job in jobs}  # not every upstream has all tasks
+    left = _left(config, jobs)
     found = counts(Path(config.results), jobs)
     known = ", ".join(f"{found[state]} {state}" for state in ALL if found[state])
     print(f"plan of {config.experiment}: {len(jobs)} cells, {len(config.upstreams)} upstreams, {len(sizes)} corpora")
@@ -96,7 +96,7 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
     ]  # fmt: skip
     _print(["upstream", "parameters", "states", "frames", "per second", "licence; pretrained on"], rows)
     rows, disk, total, smaller = [], 0.0, 0.0, dict.fromkeys(WAYS, 0.0)
-    for source, name, dtype in _stores(sources, list(shapes), jobs):
+    for source, name, dtype in _stores(sources, list(shapes), left):
         size, shape, frames = sizes[source], shapes[name], bool(dtype)
         here = store_bytes(shape, size, frames, dtype)
         smaller["dtype=int8"] += min(here, store_bytes(shape, size, frames, "int8"))
@@ -112,29 +112,31 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
                 duration(seconds) if size.hours else "unknown",
             ]
         )
-    _print(["store of", "upstream", "holds", "disk", "extraction"], rows)
+    if rows:
+        _print(["store of", "upstream", "holds", "disk", "extraction"], rows)
     rows = []
     for cell, source in zip(config.cells, sources, strict=True):
         for protocol in cell.protocols:
             task = load_task(cell.task).chosen(find_protocol(protocol), cell.head)
             budget, part = task.budget, share(cell.budget * config.budget)
-            seeds = len(config.head_seeds[: cell.seeds or None])
-            own = [shape for name, shape in shapes.items() if (source.manifest, name, cell.task) in wanted]
-            each = [part * head_seconds(task, sizes[source], shape, cell.layers) for shape in own]
+            own = [job for job in jobs_of(replace(config, cells=[cell]), [source]) if job.cell.protocol == protocol]
+            names = [job.upstream_name for job in _left(config, own)]
+            took = {name: part * head_seconds(task, sizes[source], shapes[name], cell.layers) for name in set(names)}
             if cell.features != STORED:
                 passed = streamed_seconds(task, sizes[source])
-                passes = [part * passed * shape.flops / (rate * EXTRACTION_SHARE) for shape in own]
-                each = [sum(both) for both in zip(each, passes, strict=True)]
-            total += seeds * sum(each)
+                for name in took:
+                    took[name] += part * passed * shapes[name].flops / (rate * EXTRACTION_SHARE)
+            seconds = sum(took[name] for name in names)
+            total += seconds
             rates = f"{len(budget.learning_rates)} rates x "
             rates += f"{int(part * budget.search):,} + " if budget.search else ""
             rates += f"{int(part * budget.updates):,} updates of {budget.batch}"
             name = f"{cell.task} {task.head}"
-            took = duration(seeds * sum(each))
-            rows.append([name, corpus_name(source.manifest), protocol, cell.layers, str(seeds), rates, took])
-    _print(["task, head", "corpus", "protocol", "layers", "seeds", "heads of one upstream", "all upstreams"], rows)
+            to_do = f"{len(names)} of {len(own)}"
+            rows.append([name, corpus_name(source.manifest), protocol, cell.layers, rates, to_do, duration(seconds)])
+    _print(["task, head", "corpus", "protocol", "layers", "heads of one cell", "cells to do", "in all"], rows)
     free = shutil.disk_usage(_existing(Path(config.stores))).free
-    print(f"in all: {_bytes(disk)} of disk ({_bytes(free)} free), about {duration(total)} on {config.device} here")
+    print(f"to do: {_bytes(disk)} of disk ({_bytes(free)} free), about {duration(total)} on {config.device} here")
     if disk > free:
         print("too large for the disk: stores=FOLDER elsewhere, only=NAME for one upstream after another, tasks=NAME,")
         print("or in its cells " + " or ".join(f"{way} ({_bytes(smaller[way])})" for way in WAYS))
@@ -145,7 +147,7 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
 
 
 def forecast(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Job]) -> str:
-    """One line before the work: cells by how far they are, and the disk that the stores of all of them take.
+    """One line before the work: cells by how far they are, and the disk that the stores of those to do take.
 
     Upstreams whose shape only their weights tell are left out of the sum.
     """
@@ -155,12 +157,20 @@ def forecast(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Jo
         for u in config.upstreams
         if find_baseline(u.name) or catalog.find_preset(u.name)
     }
-    stores = [(sizes[source], shapes[name], dtype) for source, name, dtype in _stores(sources, list(shapes), jobs)]
+    stores = [
+        (sizes[source], shapes[name], dtype)
+        for source, name, dtype in _stores(sources, list(shapes), _left(config, jobs))
+    ]
     disk = sum(store_bytes(shape, size, bool(dtype), dtype) for size, shape, dtype in stores)
     free = shutil.disk_usage(_existing(Path(config.stores))).free
     found = counts(Path(config.results), jobs)
     known = ", ".join(f"{found[state]} {state}" for state in ALL if found[state])
-    return f"{known}; all stores take about {_bytes(disk)} ({_bytes(free)} free); --dry says more"
+    return f"{known}; stores to make take {_bytes(disk)} ({_bytes(free)} free); --dry says more"
+
+
+def _left(config: schemas.Sweep, jobs: Sequence[Job]) -> list[Job]:
+    """The cells that have no records yet."""
+    return [job for job in jobs if standing(Path(config.results), job)[0] != DONE]
 
 
 def _stores(sources: Sequence[Source], names: list[str], jobs: Sequence[Job]) -> list[tuple[Source, str, str]]:
@@ -220,7 +230,7 @@ def shape_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Shape:
     """An upstream from its preset or its folder's settings, without weights; loaded only where there is neither."""
     import torch
 
-    from wavbench.upstream.checkpoints import native_config
+    from wavbench.upstream.hugging_face import native_config
 
     baseline = find_baseline(u.name) if u.weights != "random" else None
     found, absent = None, ""

@@ -34,6 +34,7 @@ class State:
         claim: key of the claim that its worker holds.
         error: what a person is told of a failure.
         trace: where in the code it happened; "" for bad input.
+        manifest: size and time of change of the manifest that it ran on: of another one, other records are wanted.
         at: seconds since 1970.
     """
 
@@ -43,6 +44,7 @@ class State:
     claim: str = ""
     error: str = ""
     trace: str = ""
+    manifest: str = ""
     at: float = 0.0
 
 
@@ -50,7 +52,7 @@ def write_state(results: Path, job: Job, state: str, **values: object) -> None:
     """Note how far a cell is."""
     path = _path(results, job)
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = State(cell=job.name, state=state, at=time.time(), **values)
+    found = State(cell=job.name, state=state, manifest=_stamp(job.manifest), at=time.time(), **values)
     write_text(path, json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -60,7 +62,7 @@ def read_state(results: Path, job: Job) -> State | None:
         values = json.loads(_path(results, job).read_text(encoding="utf-8"))
         if set(values) != {field.name for field in fields(State)} or values["state"] not in (DONE, FAILED, RUNNING):
             return None
-        words = [values[name] for name in ("cell", "claim", "error", "trace")] + values["records"]
+        words = [values[name] for name in ("cell", "claim", "error", "trace", "manifest")] + values["records"]
         if not all(isinstance(word, str) for word in words) or not math.isfinite(values["at"]):
             return None
         if not all(re.fullmatch("[0-9a-f]{0,64}", key) for key in [*values["records"], values["claim"]]):
@@ -74,6 +76,8 @@ def standing(results: Path, job: Job) -> tuple[str, State | None]:
     """How far a cell is by what was noted and what is there: one of ALL, and the note."""
     found = read_state(results, job)
     if found is None:
+        return TO_DO, None
+    if found.manifest != (_stamp(job.manifest) or found.manifest):
         return TO_DO, None
     if found.records and all(exists(results, key) for key in found.records):
         return DONE, found  # whoever made them, and whatever was noted
@@ -122,6 +126,15 @@ def _path(results: Path, job: Job) -> Path:
         "save": _resolved(cell.save),
     }
     return results / FOLDER / f"{key_of(what)}.json"
+
+
+def _stamp(manifest: Path) -> str:
+    """Size and time of change of a file; "" where it is not there."""
+    try:
+        stat = manifest.stat()
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+    except OSError:
+        return ""
 
 
 def _resolved(path: Path | str | None) -> str | None:

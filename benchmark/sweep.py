@@ -7,13 +7,14 @@ extraction. A finished record is never computed again, so a sweep that was kille
 import contextlib
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wavbench.benchmark.cell import Job, Paths, Plan, plan_cell
 from wavbench.benchmark.record import exists, key_of
 from wavbench.benchmark.run import missing, run_cell
-from wavbench.benchmark.states import DONE, FAILED, RUNNING, failed_before, standing, write_state
+from wavbench.benchmark.states import DONE, FAILED, RUNNING, TO_DO, failed_before, standing, write_state
 from wavbench.upstream import claims
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
@@ -84,6 +85,25 @@ def sweep(
                 break
             time.sleep(POLL_SECONDS)
     return [outcomes[number] for number in sorted(outcomes)]
+
+
+def look_up(jobs: Sequence[Job], paths: Paths, progress: Callable[[int, int], None]) -> None:
+    """Note cells that no sweep has noted here and whose records are there, as in a fresh clone.
+
+    Args:
+        jobs: whose upstreams are quickly loaded.
+        paths: of records and stores.
+        progress: called with jobs looked at and in all.
+    """
+    planner = Planner(paths)
+    for number, job in enumerate(jobs):
+        if standing(paths.results, job)[0] == TO_DO and job.manifest.is_file():
+            with contextlib.suppress(Exception):  # what is wrong with it is said when it is run
+                plan = planner.plan(job)
+                if not missing(plan, paths):
+                    keys = tuple(plan.key(choice) for choice in plan.choices)
+                    write_state(paths.results, job, DONE, records=keys)
+        progress(number + 1, len(jobs))
 
 
 class _Worker:

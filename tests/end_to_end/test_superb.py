@@ -95,7 +95,7 @@ def test_the_plan_of_corpora_that_are_not_there_says_how_to_get_them(wavbench: C
     assert any(line.startswith("missing: ") and "iemocap" in line for line in done.lines)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [pytest.param("baselines", marks=pytest.mark.slow), "superb"])
 def test_the_experiment_runs_to_its_end_and_again_does_nothing(
     name: str, wavbench: Callable, root: Path, stand_ins: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,9 +144,22 @@ def test_a_note_that_cannot_be_read_is_no_note(wavbench: Callable, words: Callab
     assert len(notes) == 2
     for note, text in zip(notes, ("{", json.dumps({"state": "done"})), strict=True):
         note.write_text(text)
-    assert wavbench("status", *own).lines[0].endswith("0 done, 0 running, 0 failed, 2 to do")
     assert wavbench("sweep", *own).out.count("done already:") == 2
     assert wavbench("status", *own).code == 0
+
+
+def test_cells_are_known_by_their_records_where_no_sweep_noted_them(
+    wavbench: Callable, words: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "failing.yaml").write_text(FAILING.replace("layers: 3", "layers: 0"))
+    own = words(experiment="failing")
+    assert wavbench("sweep", *own).code == 0
+    shutil.rmtree(tmp_path / "a/results/cells")
+    next((tmp_path / "a/results/runs").glob("*.json")).unlink()
+    assert wavbench("status", *own).lines[0].endswith("1 done, 0 running, 0 failed, 1 to do")
+    plan = wavbench("sweep", *own, "dry=true").out
+    assert "1 done, 1 to do" in plan
+    assert ("0 of 1" in plan, "1 of 1" in plan) == (True, True)  # what it will take is counted of what is left
 
 
 def test_a_cell_whose_worker_was_killed_is_to_do(
@@ -178,11 +192,12 @@ def test_workers_of_an_engine_share_the_cells(
     wavbench: Callable, words: Callable, tmp_path: Path, launcher: str
 ) -> None:
     pytest.importorskip(launcher)
-    done = wavbench("sweep", *words(), f"launcher={launcher}", "workers=2", *ENGINES[launcher])
+    (tmp_path / "few.yaml").write_text(EXPERIMENT.replace("[0, 1, 2]", "[0]"))
+    done = wavbench("sweep", *words(experiment="few"), f"launcher={launcher}", "workers=2", *ENGINES[launcher])
     assert done.code == 0, done
-    assert f"{CELLS} cells, 2 workers by {launcher}" in done.out
-    assert f"{CELLS} of {CELLS} cells done, 0 failed" in done.out
-    assert len(collect(tmp_path / "a/results").records) == 3 * (2 + 14 + 2 + 2)
+    assert f"6 cells, 2 workers by {launcher}" in done.out
+    assert "6 of 6 cells done, 0 failed" in done.out
+    assert len(collect(tmp_path / "a/results").records) == 2 + 14 + 2 + 2
     assert not list((tmp_path / "a").rglob("*.claim"))
 
 

@@ -11,7 +11,7 @@ from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.experiment import _chosen, jobs_of, sweep, upstream_name
 from wavbench.benchmark.plan import Shape, Size, print_plan, shape_of, size_of, store_bytes
-from wavbench.benchmark.sources import ready, source_of, with_lexicons
+from wavbench.benchmark.sources import ready, rooted, source_of, with_lexicons
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.importing import import_corpus
 from wavbench.upstream.lexicon import read_lexicon
@@ -178,6 +178,17 @@ def test_all_that_there_is_not_is_named_at_once(tmp_path: Path) -> None:
         _chosen(config(tmp_path, wrong[0]))
 
 
+def test_corpora_and_upstreams_that_there_are_not_are_named_together(tmp_path: Path) -> None:
+    cells = [cell("er", corpus="nope1"), cell("ks", corpus="nope2"), cell("lid"), cell("er", manifest="a.csv")]
+    with pytest.raises(UserError, match="asks for 3 things") as caught:
+        sweep(config(tmp_path, *cells))
+    for said in ("nope1", "nope2", "the cell lid names no corpus"):
+        assert said in caught.value.why
+    with pytest.raises(UserError, match="asks for 2 things") as caught:
+        sweep(config(tmp_path, cells[-1], cell("sk", manifest="a.csv"), upstreams=("fbankk", "fbank", "org/name")))
+    assert "unknown upstream 'fbankk'" in caught.value.why
+
+
 def test_what_a_task_has_no_protocol_for_is_said_before_anything(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no protocol superb"):
         sweep(config(tmp_path, cell("phones", manifest="a.csv", protocols=["superb"])))
@@ -199,6 +210,8 @@ def test_a_corpus_is_imported_once_and_found_again(tmp_path: Path) -> None:
     assert first.manifest.stat().st_mtime_ns == before
     manifest = read_manifest(first.manifest, first.root)
     assert all(manifest.audio_path(row).is_file() for row in range(len(manifest)))
+    assert rooted(source) == first  # as `status` and --dry find its audio, who import nothing
+    assert rooted(source_of(cell("er", manifest="a.csv"), given)).root is None
 
 
 @pytest.mark.parametrize("change", ["options", "root", "description"])

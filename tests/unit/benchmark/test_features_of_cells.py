@@ -151,7 +151,7 @@ def test_a_plan_counts_no_disk_for_streamed_cells_and_names_the_ways_out(
     assert "dtype=int8 (" in said
     assert sweep(_experiment(cells[1], tmp_path, dry=True)) == 0
     said = capsys.readouterr().out
-    assert "in all: 0 kB of disk" in said
+    assert "to do: 0 kB of disk" in said
     assert "too large" not in said
 
 

@@ -13,14 +13,14 @@ import pytest
 from wavbench.benchmark import launchers
 from wavbench.upstream import claims
 
-# a worker that says for how long it is there
-BEATS = "import sys, time\nfor _ in range(600):\n open(sys.argv[1], 'a').write('x'); time.sleep(.05)"
+# a worker that says for how long it is there: longer than anybody waits for its end
+BEATS = "import sys, time\nfor _ in range(4000):\n open(sys.argv[1], 'a').write('x'); time.sleep(.05)"
 LEADER = """
 import sys
 from pathlib import Path
 from wavbench.benchmark import launchers
 tasks = [([sys.executable, "-c", sys.argv[1], name], {}, ".") for name in sys.argv[2:]]
-workers = launchers.Joblib(tasks, {}, Path())
+workers = launchers.ENGINE(tasks, {}, Path())
 launchers.wait(workers, lambda: None)
 """
 
@@ -62,12 +62,14 @@ def test_workers_of_joblib_end_when_the_waiting_is_interrupted(paths: list[Path]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("paths", [1, 2], indirect=True)
-def test_workers_of_joblib_end_with_who_started_them(paths: list[Path], number: int) -> None:
+@pytest.mark.parametrize(("engine", "paths"), [("Local", 2), ("Joblib", 1), ("Joblib", 2)], indirect=["paths"])
+def test_workers_end_with_who_started_them(engine: str, paths: list[Path], number: int) -> None:
     pytest.importorskip("joblib")
     if sys.platform != "linux":
         pytest.skip("needs /proc and prctl")
-    leader = subprocess.Popen([sys.executable, "-c", LEADER, BEATS, *map(str, paths)], stderr=subprocess.DEVNULL)
+    leader = subprocess.Popen(
+        [sys.executable, "-c", LEADER.replace("ENGINE", engine), BEATS, *map(str, paths)], stderr=subprocess.DEVNULL
+    )
     until(lambda: all(path.is_file() for path in paths))
     leader.send_signal(number)
     leader.wait()

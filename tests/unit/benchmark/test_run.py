@@ -145,7 +145,7 @@ def test_commit_time_and_cost_are_in_the_record_and_not_in_its_key(done: Paths) 
 
 def test_no_file_for_git_names_an_utterance_a_speaker_or_a_word(done: Paths) -> None:
     files = [p for p in (done.results / "runs").iterdir() if not p.name.endswith(".predictions.csv")]
-    assert len(files) == 12  # record and scores of five cells; two of them have classes, and a matrix
+    assert len(files) == 13  # record and scores of five cells; two have classes and a matrix, one has trials
     for path in files:
         text = path.read_text()
         for private in ("secret-utterance", "Ada", "Lovelace", "whispered", "a pp", "pp a"):

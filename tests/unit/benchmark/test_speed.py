@@ -139,12 +139,12 @@ def test_a_peer_with_our_weights_computes_our_states(family: str, preset: str, n
 
 
 def test_noise_has_the_lengths_of_librispeech_and_depends_on_the_seed_alone() -> None:
-    waveforms = speed.noise(3_600.0, 0)
+    waveforms = speed.noise(900.0, 0)
     seconds = torch.tensor([len(one) / 16_000 for one in waveforms])
-    assert len(waveforms) == 300
+    assert len(waveforms) == 75
     assert 2 <= seconds.min() < seconds.max() <= 17
-    assert seconds.mean() == pytest.approx(12, abs=0.5)
-    assert all(a.equal(b) for a, b in zip(waveforms[:3], speed.noise(3_600.0, 0)[:3], strict=True))
+    assert seconds.mean() == pytest.approx(12, abs=1.0)
+    assert all(a.equal(b) for a, b in zip(waveforms[:3], speed.noise(900.0, 0)[:3], strict=True))
     assert not waveforms[0].equal(speed.noise(12.0, 1)[0])
 
 

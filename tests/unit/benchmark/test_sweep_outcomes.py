@@ -145,6 +145,34 @@ def test_records_count_more_than_a_failure_that_was_noted(bench: Bench) -> None:
     assert standing(results, job())[0] == TO_DO
 
 
+def test_what_was_done_on_another_manifest_is_to_do(bench: Bench, tmp_path: Path) -> None:
+    results, one = bench.paths.results, job(manifest=tmp_path / "speech.csv")
+    one.manifest.write_text("id,audio,split\n")
+    record(results, one)
+    bench.sweep(one)
+    assert standing(results, one)[0] == DONE
+    one.manifest.write_text("id,audio,split\na,a.wav,test\n")
+    assert standing(results, one) == (TO_DO, None)
+    one.manifest.unlink()  # where the corpus is not, its records still are
+    assert standing(results, one)[0] == DONE
+
+
+def test_looking_for_records_fails_for_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one, results = job(manifest=tmp_path / "speech.csv"), bench.paths.results
+    one.manifest.write_text("id,audio,split\n")
+    record(results, one)
+
+    def unwritable(*_: object, **__: object) -> None:
+        raise PermissionError("a colleague's folder")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_state", unwritable)
+        module.look_up([one], bench.paths, lambda done, total: None)
+    assert standing(results, one)[0] == TO_DO
+    module.look_up([one], bench.paths, lambda done, total: None)
+    assert standing(results, one)[0] == DONE
+
+
 def test_a_failure_without_words_is_one(bench: Bench, capsys: pytest.CaptureFixture) -> None:
     def quiet(one: Job) -> None:
         raise TimeoutError

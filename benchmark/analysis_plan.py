@@ -8,7 +8,7 @@ from pathlib import Path
 from wavbench.benchmark import schemas
 from wavbench.benchmark.analysis_measures import enough_classes
 from wavbench.benchmark.analysis_record import CCA, CKA, KINDS, NORMS, TSNE
-from wavbench.benchmark.analysis_sample import TIMED, first_centre
+from wavbench.benchmark.analysis_sample import TIMED, first_centre, timed_segments
 from wavbench.benchmark.loading import check_seed
 from wavbench.benchmark.record import Record
 from wavbench.upstream.catalog import Upstream
@@ -131,7 +131,13 @@ def labels_of(config: schemas.Analyse, manifest: Manifest, sample: Manifest) -> 
         UserError: a column that was asked for is not there or says nothing, or kinds that need labels have none.
     """
     table = sample.table
-    timed = [name for name, ends in TIMED.items() if name in table and ends in table and (table[ends] != "").any()]
+    timed = [
+        name
+        for name, ends in TIMED.items()
+        if name in table and ends in table and (table[ends] != "").any()
+        # of a few sentences no two words may come often enough, which is no reason to leave out their phones
+        if enough_classes(timed_segments(table, name, list(table["id"]), config.frames, config.seed)["label"])
+    ]
     manifest.need(config.labels)
     for name in config.labels:
         if name not in table or table[name].map(str)[table[name] != ""].nunique() < 2:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavbench.benchmark.record import fits, write_text
+from wavbench.benchmark.record import fits, refuse_unwritable, write_text
 from wavbench.upstream.errors import UserError
 
 SCHEMA = 1
@@ -112,6 +112,7 @@ def read_analysis(path: Path) -> Analysis:
         wrong = wrong or list(_wrong_inside(values))
         if wrong:
             raise ValueError(f"{', '.join(wrong)} holds something else than it should")
+        refuse_unwritable(values)
         if path.name != f"{values['kind']}-{values['key']}.json":
             raise ValueError("its kind and key are not the name of its file")
         return Analysis(**values)

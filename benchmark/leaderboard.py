@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from wavbench.benchmark.recipes import Recipe, labels_of, names_of, one_per_seed, recipe_of, without_lm
-from wavbench.benchmark.record import Record
+from wavbench.benchmark.record import Record, key_of
 
 MIX = "mix"
 
@@ -39,6 +39,7 @@ class Row:
         keys: of the records of all seeds.
         head_seeds: these seeds.
         ranks: the first and last rank that it can have, given the rows that are told apart; None where none was tested.
+        scored: whether its scores are there, so that anybody can compute the value again.
         p_best: how likely so large a difference from the best row is if both are equal, held against all pairs of the
             board; NaN where they were not scored on the same test items.
     """
@@ -59,6 +60,7 @@ class Row:
     deviation: float = math.nan
     ranks: tuple[int, int] | None = None
     p_best: float = math.nan
+    scored: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Board:
     rows: tuple[Row, ...]
     layers: pd.DataFrame  # upstream, layer, value, low, high, key of the record of its first seed
     head: str = ""  # where another board differs in nothing else that is said
+    apart: str = ""  # and where that does not tell them apart either
 
     @property
     def name(self) -> str:
@@ -89,7 +92,8 @@ class Board:
         protocol = "" if self.protocol == "clean" else f", protocol {self.protocol}"
         training = f", {self.training}" if self.training else ""
         head = f", head {self.head}" if self.head else ""
-        return f"{self.task} on {self.corpus}{mark}{protocol}{training}{head}"
+        apart = f", {self.apart}" if self.apart else ""
+        return f"{self.task} on {self.corpus}{mark}{protocol}{training}{head}{apart}"
 
 
 def boards_of(records: Iterable[Record]) -> list[Board]:
@@ -100,9 +104,36 @@ def boards_of(records: Iterable[Record]) -> list[Board]:
         groups.setdefault(board_key(record), []).append(record)
         hashes.setdefault(record.checkpoint, set()).add(record.checkpoint_hash)
     ambiguous = {name for name, found in hashes.items() if len(found) > 1}
+    firsts = [group[0] for _, group in sorted(groups.items())]
     boards = [_board(group, ambiguous) for _, group in sorted(groups.items())]
     names = Counter(board.name for board in boards)
-    return [replace(b, head=b.rows[0].record.head) if names[b.name] > 1 and b.rows else b for b in boards]
+    boards = [replace(b, head=r.head) if names[b.name] > 1 else b for b, r in zip(boards, firsts, strict=True)]
+    alike: dict[str, list[int]] = {}
+    for place, board in enumerate(boards):
+        alike.setdefault(board.name, []).append(place)
+    for places in alike.values():
+        for place, apart in zip(places, _differences([firsts[k] for k in places]), strict=True):
+            boards[place] = replace(boards[place], apart=apart)
+    return boards
+
+
+def _differences(firsts: list[Record]) -> list[str]:
+    """What boards of one name differ in, from a record of each; "" for a single one."""
+    said = [
+        {
+            "corpus": f"corpus #{record.corpus_hash[:6]}",
+            "version": f"version {record.protocol_version}",
+            "updates": f"{record.config.get('budget', {}).get('updates', 0)} updates",
+            "trials": f"trials {record.config.get('trials', False)}",
+            "units": f"units {record.config.get('units', 0)}",
+        }
+        for record in firsts
+    ]
+    differing = [name for name in said[0] if len({own[name] for own in said}) > 1]
+    found = [", ".join(own[name] for name in differing) for own in said]
+    if len(set(found)) == len(found):
+        return found
+    return [f"{own} #{key_of({'board': board_key(r)})[:6]}".strip() for own, r in zip(found, firsts, strict=True)]
 
 
 def board_key(record: Record) -> tuple:

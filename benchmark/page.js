@@ -6,7 +6,7 @@
   let records = null;
 
   // before anything is drawn: which part is shown, and whether it is dark
-  const asked = decodeURIComponent(location.hash.slice(1));
+  const asked = wanted();
   root.classList.add("js");
   root.dataset.tab = TABS.includes(asked) ? asked : "tasks";
   const night = matchMedia("(prefers-color-scheme: dark)");
@@ -31,7 +31,12 @@
     const dialog = document.getElementById("record");
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     dialog.addEventListener("close", () => at("#" + root.dataset.tab));
-    if (asked.startsWith("record=")) open(told().cells.findIndex((cell) => cell.key === asked.slice(7)));
+    const find = (name) => name.startsWith("record=") && open(told().cells.findIndex((cell) => cell.key === name.slice(7)));
+    find(asked);
+    addEventListener("hashchange", () => find(wanted()));
+  }
+  function wanted() {
+    try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; }
   }
 
   // theme: what the reader chose is kept where the browser lets a file keep anything

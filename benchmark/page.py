@@ -23,7 +23,7 @@ from wavbench.benchmark.page_tables import (
     winners,
 )
 from wavbench.benchmark.record import Record, write_text
-from wavbench.benchmark.tables import ABOUT_HEARD, ABOUT_TIES
+from wavbench.benchmark.tables import ABOUT_TIES, about_marks
 
 TASKS, LAYERS, COST, OVERALL = "tasks", "layers", "cost", "overall"  # tabs
 KINDS = {  # of figures, by what their names begin with: the tab, and what they show
@@ -101,7 +101,7 @@ def write_page(
         reference=reference,
         licences=[(corpus, reference.licences.get(corpus, "not recorded")) for corpus in _corpora(boards)],
         ties=ABOUT_TIES.replace("`", ""),
-        heard=ABOUT_HEARD if any(row.heard for board in boards for row in board.rows) else "",
+        marks=about_marks(boards),
         commits=sorted({record.commit for record in records if record.commit}),
         versions=max(records, key=lambda record: record.started).versions,
         latest=max(record.started for record in records),

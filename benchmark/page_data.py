@@ -9,14 +9,16 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from wavbench.benchmark.forked import mapped, workers_for
 from wavbench.benchmark.leaderboard import Board
-from wavbench.benchmark.record import Record
+from wavbench.benchmark.record import Record, read_scores
 from wavbench.upstream.errors import UserError
 
 MATRIX = 12  # classes up to which a confusion matrix is shown whole
@@ -83,11 +85,13 @@ def cells_of(boards: list[Board], records: Iterable[Record], results: Path, lice
         for layer in board.layers.itertuples():
             cells.setdefault(layer.key, {"key": layer.key, "of": layer.upstream})
     places = {key: place for place, key in enumerate(cells)}
-    for key, cell in cells.items():
+    counts = mapped(partial(_counted_of, results), [known[key] for key in cells], workers_for(len(cells)))
+    for (key, cell), counted in zip(cells.items(), counts, strict=True):
         if "seeds" in cell:
             cell["seeds"] = [places[other] for other in cell["seeds"]]
         cell |= _told(known[key], texts, licences)
-        cell |= _confusion(results, known[key], texts) | _errors(results, known[key], texts)
+        for name, (first, *rest) in counted.items():
+            cell[name] = [texts.place(first) if isinstance(first, list) else first, *rest]
     return {"cells": list(cells.values()), "texts": texts.all}
 
 
@@ -145,7 +149,12 @@ def _pairs(values: dict[str, float], texts: Texts) -> list:
     return [texts.place(list(values)), *values.values()]
 
 
-def _confusion(results: Path, record: Record, texts: Texts) -> dict:
+def _counted_of(results: Path, record: Record) -> dict[str, list]:
+    """What is counted of one record, by name: first, where it has names, a list of these."""
+    return _confusion(results, record) | _errors(results, record)
+
+
+def _confusion(results: Path, record: Record) -> dict[str, list]:
     """Counts of classes (rows) that were taken for others (columns), or the most frequent ones of many classes."""
     try:
         with open(results / "runs" / f"{record.key}.confusion.csv", encoding="utf-8", newline="") as file:
@@ -157,7 +166,7 @@ def _confusion(results: Path, record: Record, texts: Texts) -> dict:
     except (OSError, ValueError, IndexError, csv.Error):
         return {}
     if len(classes) <= MATRIX:
-        return {"confusion": [texts.place(classes), *counts.tolist()]}
+        return {"confusion": [classes, *counts.tolist()]}
     wrong = counts * (1 - np.eye(len(classes), dtype=int))
     places = np.argsort(-wrong, axis=None, kind="stable")[:FREQUENT]
     pairs = [divmod(int(place), len(classes)) for place in places]
@@ -165,22 +174,19 @@ def _confusion(results: Path, record: Record, texts: Texts) -> dict:
     return {"frequent": [len(classes), *named]}
 
 
-def _errors(results: Path, record: Record, texts: Texts) -> dict:
+def _errors(results: Path, record: Record) -> dict[str, list]:
     """How scores are spread over test items: counts in bins of equal width, and what they count."""
     wanted = {"EER": ("score", "target"), "BLEU": ("correct_1", "total_1")}.get(record.metric, ("errors", "tokens"))
-    read = {*wanted, *(("speaker",) if wanted[0] == "errors" else ())}
-    try:  # these columns alone, as a page reads the scores of all records
-        scores = pd.read_csv(results / "runs" / f"{record.key}.scores.csv", usecols=lambda name: name in read)
+    try:
+        scores = read_scores(results, record.key, {*wanted, "speaker"})
         first, second = (scores[name].to_numpy(float) for name in wanted)
-    except (OSError, KeyError, ValueError, TypeError):
+        found = _spread(record.metric, first, second, scores.get("speaker")) if len(first) else None
+    except (UserError, KeyError, ValueError):  # bins as well: no computer divides some ranges
         return {}
-    if not len(first) or not np.isfinite([first, second]).all():
-        return {}
-    found = _spread(record.metric, first, second, scores.get("speaker"))
     if not found:
         return {}
     what, edges, counts, names = found
-    return {"errors": [texts.place([what, *names]), edges[0], edges[-1], *counts]}
+    return {"errors": [[what, *names], edges[0], edges[-1], *counts]}
 
 
 def _spread(

@@ -6,7 +6,7 @@ import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board, Row
 from wavbench.benchmark.overall import METRICS
-from wavbench.benchmark.tables import describe, overview_names, ranks_of
+from wavbench.benchmark.tables import describe, marks_of, overview_names, ranks_of
 
 SHADES = 5  # of cells between the last and the first of a column
 WITHIN = 2  # shade of a layer within the interval of the best one
@@ -284,7 +284,10 @@ def published_table(published: pd.DataFrame) -> Table:
 def _score(board: Board, row: Row, interval: bool = True) -> Cell:
     mark, title = ("=", "not told apart from the best") if row.tied and row.rank > 1 else ("", "")
     if row.heard:
-        mark, title = f"† {mark}".strip(), f"pretrained on {', '.join(row.heard)} {title}".strip()
+        title = f"pretrained on {', '.join(row.heard)} {title}".strip()
+    if not row.scored:
+        title = f"its scores are not there {title}".strip()
+    mark = f"{marks_of(row)} {mark}".strip()
     small = f"{_between(row)} · {ranks_of(row).replace(' =', '')}" if interval else ""
     others = len(board.rows) - 1
     shade = round((SHADES - 1) * (1 - (row.rank - 1) / others)) if others else -1

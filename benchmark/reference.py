@@ -26,7 +26,7 @@ def read_reference(results: Path, boards: list[Board]) -> Reference:
         overall=relative_scores(counted, BASELINE),
         counted=tuple(board.name for board in counted),
         licences=_licences(results / LICENCES, boards, problems),
-        speeds=tuple(_speeds(results / "speed")),
+        speeds=tuple(_speeds(results / "speed", problems)),
         problems=tuple(problems),
     )
 
@@ -62,13 +62,13 @@ def _published(path: Path, problems: list[UserError]) -> pd.DataFrame | None:
         return None
     try:
         table = pd.read_csv(path)
-        table["parameters"] = pd.to_numeric(table["parameters"])
+        table["parameters"] = pd.to_numeric(table["parameters"]).astype(float)
         table["upstream"] = table["upstream"].astype(str)
         scores = superb_scores(table)
     except UserError as error:
         problems.append(error)
         return None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, OverflowError) as error:
         remedy = "columns upstream, parameters and those of SUPERB's metrics, or no such file"
         problems.append(
             UserError("the published table cannot be read", where=path, why=str(error)[:200], remedy=remedy)
@@ -100,7 +100,7 @@ def _licences(path: Path, boards: list[Board], problems: list[UserError]) -> dic
     return found
 
 
-def _speeds(folder: Path) -> list[dict]:
+def _speeds(folder: Path, problems: list[UserError]) -> list[dict]:
     """Measured extractions, those whose files are what `tests/benchmarks/extraction_speed.py` writes."""
     found = []
     for path in sorted(folder.glob("extraction_*.json")):
@@ -115,6 +115,8 @@ def _speeds(folder: Path) -> list[dict]:
                     "rate": float(own["extract_per_cpu_second"]),
                 }
             )
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            remedy = "measure it again with tests/benchmarks/extraction_speed.py, or delete it"
+            why = f"{type(error).__name__}: {error}"[:200]
+            problems.append(UserError("a measurement cannot be read", where=path, why=why, remedy=remedy))
     return found

@@ -11,7 +11,7 @@ from wavbench.benchmark.analysis_record import read_analyses
 from wavbench.benchmark.collect import collect
 from wavbench.benchmark.exports import latex
 from wavbench.benchmark.foremost import foremost, records_of
-from wavbench.benchmark.forked import cores, results_of
+from wavbench.benchmark.forked import results_of, workers_for
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.ranking import ranked
 from wavbench.benchmark.record import write_text
@@ -19,7 +19,6 @@ from wavbench.benchmark.reference import read_reference
 from wavbench.benchmark.tables import long_table, markdown, plain, spreadsheet
 from wavbench.upstream.errors import UserError
 
-MANY = 200  # records from which on figures are drawn by several processes
 MOST_NAMED = 20  # records that are named where none can be read
 
 
@@ -78,7 +77,7 @@ def write_report(results: Path) -> Report:
             _guarded("hours", lambda: hours_seen(records, folder)),
             _guarded("heads", lambda: head_robustness(boards, folder)),
         ]
-        made = results_of(jobs, cores() if len(records) >= MANY else 1)
+        made = results_of(jobs, workers_for(len(records)))
         drawn = {name: path for own, _ in made for name, path in own.items()}
         undrawn = [problem for _, problem in made if problem]
         page = results / "leaderboard.html"

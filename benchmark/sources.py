@@ -104,6 +104,16 @@ def with_lexicons(sources: list[Source]) -> list[Source]:
     return [replace(source, lexicon=lexicons.get(source.manifest)) for source in sources]
 
 
+def rooted(source: Source) -> Source:
+    """The same with the folder of its audio, where it was imported already."""
+    from wavbench.upstream.description import description_of
+
+    if not source.corpus or not source.manifest.is_file():
+        return source
+    root = description_of(source.manifest).get("root")
+    return replace(source, root=Path(root)) if root else source
+
+
 def ready(source: Source, config: schemas.Sweep, display: Display) -> Source:
     """A source whose manifest is there: imported now where it was not before."""
     from wavbench.upstream.description import description_of

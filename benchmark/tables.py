@@ -1,18 +1,24 @@
 """Boards as text: a line per row for a spreadsheet, Markdown, a terminal."""
 
+import re
+
 import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board, Row
 
 COSTS = ("extract_s", "audio_s", "fit_s", "peak_memory_mb", "store_mb", "parameters", "upstream_parameters")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
-HEARD = " †"  # behind values of upstreams that know the corpus
+# where a spreadsheet begins a cell (behind ; where that parts cells), and what it takes for the beginning of a formula
+FORMULA = re.compile("(^|[;\t\r\n])(?=[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-])")
+HEARD, UNSCORED = "†", "‡"  # behind values of upstreams that know the corpus, and those whose scores are not there
 ABOUT_TIES = (
     "`=` marks rows that this test set does not tell apart from the best one: by paired tests of the same items, seeds "
     "included, at 5 % for all pairs of a board together, or by intervals that meet where rows could not be compared. "
     "Ranks are those that a row can have, given all pairs that are told apart."
 )
-ABOUT_HEARD = "† marks upstreams that were pretrained on audio of the corpus."
+ABOUT = {
+    HEARD: "† marks upstreams that were pretrained on audio of the corpus.",
+    UNSCORED: "‡ marks values that cannot be computed again, as their scores are not there; intervals compare them.",
+}
 
 
 def long_table(boards: list[Board]) -> pd.DataFrame:
@@ -70,10 +76,9 @@ def spreadsheet(table: pd.DataFrame) -> str:
     """
     texts = table.select_dtypes(include=["object", "string"])
     neutral = {
-        name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in texts[name]]
-        for name in texts
+        name: [FORMULA.sub(r"\1'", cell) if isinstance(cell, str) else cell for cell in texts[name]] for name in texts
     }
-    named = {name: f"'{name}" for name in table if str(name).startswith(FORMULA)}
+    named = {name: FORMULA.sub(r"\1'", str(name)) for name in table}
     return table.assign(**neutral).rename(columns=named).to_csv(index=False, lineterminator="\n")
 
 
@@ -89,7 +94,7 @@ def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
         remarks = ", synthetic" if board.synthetic else ""
         remarks += "" if board.protocol == "clean" else f", protocol {board.protocol}"
         remarks += f", {board.training}" if board.training else ""
-        remarks += f", {board.head}" if board.head else ""
+        remarks += "".join(f", {more}" for more in (board.head, board.apart) if more)
         header.append(
             f"{board.task} ({board.corpus}{remarks}), {board.metric} {'↑' if board.higher_is_better else '↓'}"
         )
@@ -106,7 +111,19 @@ def overview(boards: list[Board]) -> tuple[list[str], list[list[str]]]:
 def cell(row: Row) -> str:
     """A value with its interval."""
     mark = " **best**" if row.rank == 1 else " =" if row.tied else ""
-    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]{HEARD if row.heard else ''}{mark}"
+    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]{marks_of(row)}{mark}"
+
+
+def marks_of(row: Row) -> str:
+    """Signs behind a value, a blank before them: see ABOUT."""
+    signs = HEARD * bool(row.heard) + UNSCORED * (not row.scored)
+    return f" {signs}" if signs else ""
+
+
+def about_marks(boards: list[Board]) -> str:
+    """What the signs mean that stand behind values of some boards."""
+    signs = {sign for board in boards for row in board.rows for sign in marks_of(row).strip()}
+    return " ".join(text for sign, text in ABOUT.items() if sign in signs)
 
 
 def markdown(boards: list[Board]) -> str:
@@ -115,11 +132,11 @@ def markdown(boards: list[Board]) -> str:
     text = ["# Leaderboard", "", *markdown_table(header, lines), ""]
     text += [
         f"Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column. "
-        f"{ABOUT_TIES}" + (f" {ABOUT_HEARD}" if any(row.heard for board in boards for row in board.rows) else ""),
+        f"{ABOUT_TIES} {about_marks(boards)}".rstrip(),
         "",
     ]
     for board in boards:
-        text += [f"## {board.name}", "", describe(board), ""]
+        text += [f"## {printable(board.name)}", "", printable(describe(board)), ""]
         text += [*markdown_table(*board_table(board)), ""]
     return "\n".join(text)
 
@@ -138,7 +155,7 @@ def describe(board: Board) -> str:
     chance = f"; knowing nothing scores {board.chance:.1f}" if board.chance is not None else ""
     unit = f" in {board.unit}" if board.unit != board.metric else ""
     made = " Speech made by a synthesiser." if board.synthetic else ""
-    made += f" {ABOUT_HEARD}" if any(row.heard for row in board.rows) else ""
+    made += f" {about_marks([board])}".rstrip()
     return (
         f"{board.metric}{unit}, {direction} is better{chance}. {board.n} test "
         f"{'trials' if board.metric == 'EER' else 'utterances'} ({board.split}), intervals over {board.ci_unit}s, "
@@ -166,7 +183,7 @@ def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
         best = f"{row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else "-"
         more = [f"{row.record.secondary[name]:.2f}" if name in row.record.secondary else "-" for name in extra]
         line = [ranks_of(row), row.upstream]
-        line += [f"{row.value:.2f}{HEARD if row.heard else ''}"]
+        line += [f"{row.value:.2f}{marks_of(row)}"]
         spread = f"{row.seeds}, deviation {row.deviation:.2f}" if row.seeds > 1 else "1"
         line += [f"{row.low:.2f} to {row.high:.2f}", spread, best, *more]
         line += [f"{cost['extract_s']:.0f}", f"{cost['fit_s']:.0f}", f"{cost['store_mb']:.1f}"]
@@ -184,8 +201,8 @@ def plain(boards: list[Board]) -> str:
             mark = "best" if row.rank == 1 else "=" if row.tied else ""
             best = f"  best layer {row.best_layer[0]}: {row.best_layer[1]:.2f}" if row.best_layer else ""
             interval = f"[{row.low:6.2f}, {row.high:6.2f}]"
-            heard = HEARD if row.heard else ""
-            line = f"  {ranks_of(row):5}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark:4}{heard}{best}"
+            mark = f"{mark:4}{marks_of(row)}"
+            line = f"  {ranks_of(row):5}  {row.upstream:{width}}  {row.value:6.2f} {interval} {mark}{best}"
             text.append(printable(line.rstrip()))
         if not board.rows:
             text += [f"  {printable(x.upstream)}  layer {x.layer}: {x.value:.2f}" for x in board.layers.itertuples()]
@@ -195,7 +212,7 @@ def plain(boards: list[Board]) -> str:
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> list[str]:
     """Lines of a table in which no cell ends another."""
-    escaped = [[printable(text).replace("|", "\\|") for text in line] for line in [header, *lines]]
+    escaped = [[re.sub(r"([\\|])", r"\\\1", printable(text)) for text in line] for line in [header, *lines]]
     return [f"| {' | '.join(escaped[0])} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(x)} |" for x in escaped[1:])]
 
 

@@ -232,6 +232,13 @@ def test_words_with_times_are_compared_where_a_manifest_has_them(
     assert done.code == 0
     one = read(tmp_path)["cca", "words", "fbank"]
     assert (one.values["classes"], one.values["rows"]) == (3, 32)
+    # words that hardly come twice are no reason to leave out what there is beside them
+    rare = pd.read_csv(path).assign(
+        words=[f"good{k} SIL evening{k}" for k in range(16)], phones="a SIL b", phone_ends="0.1 0.2 0.3"
+    )
+    rare.to_csv(path, index=False)
+    assert wavbench("analyse", f"manifest={path}", "upstreams=fbank", "kinds=cca", *places).code == 0
+    assert ("cca", "phones", "fbank") in read(tmp_path)
     bad = pd.read_csv(path).assign(word_ends="0.1 0.2")
     bad.to_csv(path, index=False)
     done = wavbench("analyse", f"manifest={path}", "upstreams=fbank", *places)

@@ -1,5 +1,6 @@
 """`wavbench card`: from records to what a page of the Hub takes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def test_a_card_and_a_file_for_every_corpus_with_an_id(wavbench: Callable, resul
     assert [line.split(" | ")[0] for line in card.read_text().splitlines()[4:]] == ["| er", "| lid"]
     assert "in the card alone: corpus" not in done.out
     assert "in the card alone: corpus" in wavbench(*words).out
+    damaged = tmp_path / "results"
+    shutil.copytree(results, damaged)
+    (damaged / "runs/0.json").write_text("{")
+    left = wavbench("card", "upstream=fbank", f"results={damaged}", f"out={tmp_path / 'out'}")
+    assert left.code == 2
+    assert "a record cannot be read" in left.err
 
 
 def test_what_a_card_cannot_be_made_of_is_refused(refused: Callable, results: Path) -> None:

@@ -188,6 +188,11 @@ def test_the_address_of_a_record_opens_it(seen: Callable) -> None:
     assert hash[8:] in seen(hash=hash).page.locator("dialog[open]").inner_text()
     for odd in ("#record=none", "#record=constructor", "#layers", "#%3Cimg%3E"):
         assert seen(hash=odd).page.locator("dialog[open]").count() == 0
+    there = seen(hash="#%").page  # what no address can mean leaves the page whole
+    assert there.locator("#tasks .matrix td button").first.is_visible()
+    there.evaluate("hash => { location.hash = hash; }", hash)
+    there.locator("dialog[open]").wait_for(timeout=5_000)
+    assert hash[8:] in there.locator("dialog[open]").inner_text()
 
 
 def test_tabs_go_by_mouse_and_by_keyboard(seen: Callable) -> None:

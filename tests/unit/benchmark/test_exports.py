@@ -37,10 +37,11 @@ def boards(make_record: Callable) -> list[Board]:
 
 
 def test_no_text_of_a_spreadsheet_is_a_formula_and_numbers_stay_numbers() -> None:
-    cells = ["=1+1", "+49", "-x", "@sum", "\tx", "plain", "", "a=b", None]
-    text = spreadsheet(pd.DataFrame({"name": cells, "value": [-1.5, 2, 3, 4, 5, 6, 7, 8, 9]}))
+    cells = ["=1+1", "+49", "-x", "@sum", "\tx", "plain", "", "a=b", None, "\n=1", "＝1+1", "a;=cmd", "a; b", "a\n+1"]
+    text = spreadsheet(pd.DataFrame({"name": cells, "value": [-1.5, *range(2, 15)]}))
     read = list(csv.DictReader(io.StringIO(text)))
-    assert [row["name"] for row in read] == ["'=1+1", "'+49", "'-x", "'@sum", "'\tx", "plain", "", "a=b", ""]
+    plain = ["'=1+1", "'+49", "'-x", "'@sum", "'\tx", "plain", "", "a=b", ""]
+    assert [row["name"] for row in read] == [*plain, "'\n'=1", "'＝1+1", "a;'=cmd", "a; b", "a\n'+1"]
     assert read[0]["value"] == "-1.5"
 
 
@@ -53,6 +54,10 @@ def test_the_best_is_bold_and_what_is_not_told_apart_from_it_underlined(boards: 
     assert r"near & \underline{66.00} & \textbf{20.00} \\" in lines
     (last,) = (line for line in lines if "HYPERLINK" in line)
     assert last.endswith(r"& 50.00 & -- \\")
+
+
+def test_no_name_is_an_option_of_the_row_before() -> None:
+    assert escaped("[2em] *x") == "{[}2em] {*}x"
 
 
 def test_no_name_is_a_command_of_latex(boards: list[Board]) -> None:

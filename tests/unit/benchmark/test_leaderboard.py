@@ -148,6 +148,12 @@ def test_pipes_do_not_break_markdown_tables(make_record: Callable) -> None:
     unescaped = [line.replace("\\|", "").count("|") for line in rows]
     assert unescaped[:3] == [3, 3, 3]
     assert len(set(unescaped[3:])) == 1
+    assert "a\\\\\\|b" in markdown(boards_of([make_record(upstream="a\\|b")]))  # the backslash escapes no sign of ours
+
+
+def test_names_begin_no_line_of_markdown(make_record: Callable) -> None:
+    text = markdown(boards_of([make_record(task="er\n\n[click](http://x)", split="test\n# more")]))
+    assert not any(line.startswith(("[click]", "# more")) for line in text.splitlines())
 
 
 def test_markdown_marks_best_and_ties_and_says_how_it_was_measured(make_record: Callable) -> None:
@@ -250,6 +256,22 @@ def test_protocols_have_boards_of_their_own_with_their_names(make_record: Callab
     boards = boards_of([make_record(), make_record(protocol="superb", value=55.0)])
     assert sorted(board.name for board in boards) == ["er on emotions", "er on emotions, protocol superb"]
     assert "protocol superb" in " ".join(overview(boards)[0])
+
+
+def test_no_two_boards_have_one_name(make_record: Callable) -> None:
+    config = make_record().config
+    changes = [
+        {},
+        {"corpus_hash": "d00d1e"},
+        {"config": config | {"budget": {"updates": 10, "batch": 32}}},
+        {"config": config | {"budget": {"updates": 2000, "batch": 8}}},
+        {"protocol_version": 9},
+    ]
+    boards = boards_of([make_record(**change) for change in changes])
+    names = [board.name for board in boards]
+    assert len(set(names)) == len(set(overview(boards)[0][1:])) == 5
+    two = [board.name for board in boards_of([make_record(), make_record(corpus_hash="d00d1e")])]
+    assert sorted(name.rpartition(", ")[2] for name in two) == ["corpus #c0ffee", "corpus #d00d1e"]
 
 
 def test_boards_that_differ_in_their_head_alone_say_it(make_record: Callable) -> None:

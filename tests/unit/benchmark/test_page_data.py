@@ -92,6 +92,11 @@ def test_trials_are_counted_by_score_and_kind(told: Callable) -> None:
     assert told(scores.assign(score=2.0), metric="EER", higher_is_better=False)["errors"][3][0] == 2
 
 
+def test_scores_that_no_bins_can_hold_are_left_out(told: Callable) -> None:
+    scores = pd.DataFrame({"score": [-1e308, 0.1, 0.9, 1e308], "target": [0, 0, 1, 1]})
+    assert "errors" not in told(scores, metric="EER", higher_is_better=False)
+
+
 def test_few_classes_are_a_matrix_and_many_their_most_frequent_confusions(told: Callable) -> None:
     def matrix(count: int) -> pd.DataFrame:
         names = [f"c{k:02d}" for k in range(count)]

@@ -98,10 +98,13 @@ def test_damaged_published_scores_are_named(tmp_path: Path, text: str) -> None:
     assert len(found.problems) == 1
 
 
-def test_speeds_are_read_and_those_of_others_left(tmp_path: Path) -> None:
+def test_speeds_are_read_and_damaged_ones_named(tmp_path: Path) -> None:
     (tmp_path / "speed").mkdir()
     own = {"upstream": "x", "precision": "fp32", "threads": 1, "processor": "p", "extract_per_cpu_second": 6.3}
-    for name, text in (("a", json.dumps(own)), ("b", "{"), ("c", "[]"), ("d", "{}")):
+    endless = json.dumps(own | {"threads": float("inf")})
+    for name, text in (("a", json.dumps(own)), ("b", "{"), ("c", "[]"), ("d", "{}"), ("e", endless)):
         (tmp_path / "speed" / f"extraction_{name}.json").write_text(text)
-    (found,) = read_reference(tmp_path, []).speeds
+    reference = read_reference(tmp_path, [])
+    (found,) = reference.speeds
+    assert [Path(problem.where).stem[-1] for problem in reference.problems] == ["b", "c", "d", "e"]
     assert found == {"upstream": "x", "precision": "fp32", "threads": 1, "processor": "p", "rate": 6.3}

@@ -52,7 +52,11 @@ PRIVATE = ("speaker",)  # columns that name people: their values are hashed
 
 
 def analyse(config: schemas.Analyse) -> int:
-    """All analyses of some upstreams on a corpus that are not done, then the figures of all that are."""
+    """All analyses of some upstreams on a corpus that are not done, then the figures of all that are.
+
+    Raises:
+        UserError: bad words or data, or analyses that could not be made, after all others and the figures were.
+    """
     from wavbench.benchmark.layer_plots import analysis_figures
 
     check(config)
@@ -77,25 +81,37 @@ def analyse(config: schemas.Analyse) -> int:
             why=f"{members[0].name} has a single layer",
             remedy="name a second upstream",
         )
-    paths = _make(works, config, sample)
+    paths, failed = _make(works, config, sample)
     analyses, damaged = read_analyses(Path(config.results))
     for error in damaged:
         print(f"note: {error.where} is left out of figures: {error.why}")
-    figures = analysis_figures([a for a in analyses if a.corpus == sample.name], Path(config.results) / "figures")
+    own = [analysis for analysis in analyses if analysis.corpus == sample.name]
+    made = [one.key for one in own if analysis_path(Path(config.results), one.kind, one.key) in paths]
+    figures = analysis_figures(own, Path(config.results) / "figures", made)
     for path in paths:
         print(f"analysis: {path}")
     for figure in figures.values():
         print(f"figure: {figure.with_suffix('.png')}")
+    if len(failed) == len(works) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(works)} analyses could not be made; the others are there",
+            where=config.manifest,
+            why="; ".join(f"{name}: {error.what}" for name, error in failed.items()),
+            remedy=next((error.remedy for error in failed.values() if error.remedy), ""),
+        )
     return 0
 
 
-def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> list[Path]:
-    """What is not done, one analysis after the other; the file of each."""
+def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> tuple[list[Path], dict[str, UserError]]:
+    """What is not done, one analysis after the other; the file of each, and by name what could not be made."""
     results, folder = Path(config.results), works[0].members[0].path.parent
     audio = audio_hashes(sample, folder / "analysis-audio.json")
     hashes = {label: _corpus_hash(sample, label, audio) for label in {work.label for work in works}}
     keys = [_key(work, config, hashes[work.label]) for work in works]
     paths = [analysis_path(results, work.kind, key) for work, key in zip(works, keys, strict=True)]
+    failed: dict[str, UserError] = {}
     with Display() as display:
         todo = [number for number, path in enumerate(paths) if not _is_done(path)]
         if len(todo) < len(works):
@@ -108,7 +124,12 @@ def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> l
         shared = [_shared(works[number], each, sample) for number, each in zip(todo, own, strict=True)]
         for number, reading, ids in zip(todo, own, shared, strict=True):
             work, started, clock = works[number], datetime.now(UTC), time.monotonic()
-            values, counts = _values(work, reading, ids, config, sample, display)
+            try:
+                values, counts = _values(work, reading, ids, config, sample, display)
+            except UserError as error:  # of this one alone: too few of its labels are left, or states are all the same
+                failed[work.name] = error
+                display.say(f"failed: {work.name}: {error.what}")
+                continue
             cost = {"seconds": round(time.monotonic() - clock, 2)}
             analysis = Analysis(
                 key=keys[number],
@@ -132,7 +153,7 @@ def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> l
             )
             write_analysis(results, analysis)
             display.say(f"finished: {work.name} ({cost['seconds']:.0f} s)")
-    return paths
+    return [path for work, path in zip(works, paths, strict=True) if work.name not in failed], failed
 
 
 def _values(

@@ -16,7 +16,7 @@ from wavbench.upstream.errors import UserError
 GROUP_BYTES = 512 << 20  # of cross-products that are held at once; more layers take more passes over the store
 PERMUTATIONS = 3  # of labels, for what CCA scores where there is nothing to find
 MOST_CLASSES = 200  # of a label: the most frequent ones
-MOST_POINTS = 2_000  # of a t-SNE
+LEAST_POINTS, MOST_POINTS = 4, 2_000  # of a t-SNE
 PERPLEXITY = 30.0  # of t-SNE: neighbours that a point looks at, about
 DIGITS = 5  # of what is written
 
@@ -150,10 +150,16 @@ def tsne_of(reader: Reader, layer: int, labels: pd.DataFrame, salt: str, hide: b
 
     chosen = sorted(range(len(labels)), key=lambda row: number_of(seed, "point", labels["id"].iat[row]))[:MOST_POINTS]
     labels = labels.iloc[sorted(chosen)]
-    if len(labels) < 4:
+    if len(labels) < LEAST_POINTS:
         raise UserError(f"{len(labels)} utterances are too few for a t-SNE", remedy="more utterances=")
     states = reader.store.read_pooled([reader.store.row(id) for id in labels["id"]], [layer])[0][:, 0]
     states = states.astype(np.float64)
+    if not np.ptp(states, axis=0).any():
+        raise UserError(
+            f"all utterances have the same state at layer {layer}: there is no plane to lay them in",
+            why="the encoder has collapsed, or the sample is one recording many times",
+            remedy="another layer=, or more utterances=",
+        )
     states = (states - states.mean(0)) / np.maximum(states.std(0), 1e-6)
     settings = {"init": "pca" if min(states.shape) > 1 else "random", "random_state": seed}
     plane = TSNE(perplexity=min(PERPLEXITY, (len(states) - 1) / 3), **settings).fit_transform(states)

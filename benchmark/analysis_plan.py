@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from wavbench.benchmark import schemas
-from wavbench.benchmark.analysis_measures import enough_classes
+from wavbench.benchmark.analysis_measures import LEAST_POINTS, enough_classes
 from wavbench.benchmark.analysis_record import CCA, CKA, KINDS, NORMS, TSNE
 from wavbench.benchmark.analysis_sample import TIMED, first_centre, timed_segments
+from wavbench.benchmark.cca import PARTS
 from wavbench.benchmark.loading import check_seed
 from wavbench.benchmark.record import Record
 from wavbench.upstream.catalog import Upstream
@@ -136,7 +139,7 @@ def labels_of(config: schemas.Analyse, manifest: Manifest, sample: Manifest) -> 
         for name, ends in TIMED.items()
         if name in table and ends in table and (table[ends] != "").any()
         # of a few sentences no two words may come often enough, which is no reason to leave out their phones
-        if enough_classes(timed_segments(table, name, list(table["id"]), config.frames, config.seed)["label"])
+        if _enough(timed_segments(table, name, list(table["id"]), config.frames, config.seed))
     ]
     manifest.need(config.labels)
     for name in config.labels:
@@ -160,7 +163,12 @@ def possible(kind: str, labels: Labels, sample: Manifest) -> bool:
     """Whether a sample has what a kind of analysis needs."""
     if kind == CCA:
         return bool(labels.timed) or any(enough_classes(sample.table[name]) for name in labels.whole)
-    return kind != TSNE or bool(labels.whole)
+    return kind != TSNE or (bool(labels.whole) and len(sample) >= LEAST_POINTS)
+
+
+def _enough(segments: pd.DataFrame) -> bool:
+    """Classes for a CCA, and utterances for each of its parts: all of an utterance is in one."""
+    return enough_classes(segments["label"]) and segments["id"].nunique() >= PARTS
 
 
 def member_of(

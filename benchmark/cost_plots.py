@@ -1,11 +1,13 @@
 """Boards to figures of what a score costs, and of whether another head would have ranked upstreams alike."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from wavbench.benchmark.figures import (
     axes_for,
+    legend_below,
     prepare,
     put_title,
     safe,
@@ -14,11 +16,12 @@ from wavbench.benchmark.figures import (
     short,
     styles,
 )
-from wavbench.benchmark.leaderboard import Board, Row
+from wavbench.benchmark.foremost import foremost
+from wavbench.benchmark.leaderboard import Board, Row, board_key
 
 CUT = 28  # characters of a name beside its mark
 MOST = 12  # upstreams of a panel of heads
-FRONT, CHANCE = "Pareto front, its rows larger: nothing cheaper is better", "knowing nothing"
+FRONT, CHANCE = "Pareto front (larger): nothing cheaper is better", "knowing nothing"
 
 
 def pareto_front(costs: list[float], values: list[float], higher_is_better: bool) -> list[int]:
@@ -48,12 +51,14 @@ def seconds_of(row: Row) -> float:
 def score_by_cost(boards: list[Board], folder: Path) -> dict[str, Path]:
     """Score against seconds of extraction and fit with the Pareto front: a figure per task, a panel per board.
 
-    Boards on which fewer than two rows took any time have no panel.
+    Boards on which fewer than two rows took any time have no panel. Of a long board the best rows are shown and all
+    that are on the front, as its cheap end is what people look for.
 
     Returns:
         The SVG of each figure by name, `cost_<task>`.
     """
     figures = {}
+    boards = [_with_front(board, few) for board, few in zip(boards, foremost(boards), strict=True)]
     for task in dict.fromkeys(board.task for board in boards):
         panels = [board for board in boards if board.task == task and len(_timed(board)) > 1]
         if panels:
@@ -79,6 +84,14 @@ def head_robustness(boards: list[Board], folder: Path) -> dict[str, Path]:
     for axis, ((task, corpus, *_), own) in zip(axes, panels, strict=True):
         _draw_heads(axis, task, corpus, own, table)
     return {"heads": save(figure, pd.DataFrame(table), folder / "heads")}
+
+
+def _with_front(board: Board, few: Board) -> Board:
+    """The rows of a cut board, and those on the front of the whole one."""
+    rows = _timed(board)
+    front = pareto_front([seconds_of(row) for row in rows], [row.value for row in rows], board.higher_is_better)
+    shown = {id(row) for row in (*few.rows, *(rows[k] for k in front))}
+    return replace(board, rows=tuple(row for row in board.rows if id(row) in shown))
 
 
 def _timed(board: Board) -> list[Row]:
@@ -123,14 +136,7 @@ def _costs(boards: list[Board], stem: Path) -> Path:
         axis.set_ylabel(score_label(board))
         axis.grid(alpha=0.25)
     told = {name: handles[name] for name in sorted(handles, key=lambda name: (name in (FRONT, CHANCE), name))}
-    columns = max(1, min(3, len(boards)))
-    foot = (0.2 * -(-len(told) // columns) + 0.15) / figure.get_figheight()  # what the legend takes
-    figure.set_figheight(figure.get_figheight() * (1 + foot))
-    foot = foot / (1 + foot)
-    figure.tight_layout(rect=(0, foot, 1, 1))
-    figure.legend(
-        list(told.values()), list(told), loc="lower left", bbox_to_anchor=(0.01, 0), ncols=columns, fontsize=8
-    )
+    legend_below(figure, told, len(boards))
     return save(figure, pd.DataFrame(table), stem, fitted=True)
 
 
@@ -139,9 +145,11 @@ def _by_head(boards: list[Board]) -> dict[tuple, dict[str, Board]]:
     found: dict[tuple, dict[str, Board]] = {}
     for board in boards:
         if board.rows and not board.training:
-            here = (board.task, board.corpus, board.corpus_hash, board.protocol)
-            heads = found.setdefault(here, {})
-            head = board.rows[0].record.head
+            record = board.rows[0].record
+            *_, trials, units, metric = board_key(record)
+            key = board_key(record)[:6], trials, units, metric
+            heads = found.setdefault((board.task, board.corpus, *key), {})
+            head = record.head
             if head not in heads or len(board.rows) > len(heads[head].rows):
                 heads[head] = board
     return {here: heads for here, heads in found.items() if len(heads) > 1}

@@ -16,6 +16,8 @@ from wavbench.benchmark.tables import spreadsheet
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
 TITLE = 40  # characters of a panel's title in a line
+LEGEND = 44  # characters of a name in a legend
+TICK = 30  # and of one beside an axis in a line
 LONGEST = 100  # bytes of a file's name that a name of a record becomes
 
 
@@ -56,7 +58,29 @@ def put_title(axis, text: str, width: int = TITLE) -> None:
 
 def legend_beside(axis, handles: Iterable, names: Iterable[str]) -> None:
     """A legend to the right of the axes; given names, as matplotlib would leave out those with a leading underscore."""
-    axis.legend(list(handles), list(names), fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    told = [between(name, LEGEND) for name in names]
+    axis.legend(list(handles), told, fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+
+def legend_below(figure, handles: dict, panels: int, remark: str = "") -> None:
+    """One legend for all panels, and a remark above it, for which the figure grows; lays the figure out.
+
+    Args:
+        figure: of `axes_for`.
+        handles: by name, in this order.
+        panels: how many axes it has; as many columns the legend has, three at most.
+        remark: a line of text.
+    """
+    columns = max(1, min(3, panels))
+    inches = 0.2 * -(-len(handles) // columns) + (0.4 if remark else 0.15)
+    height = figure.get_figheight() + inches
+    figure.set_figheight(height)
+    foot = inches / height
+    figure.tight_layout(rect=(0, foot, 1, 1))
+    told = [between(name, LEGEND) for name in handles]
+    figure.legend(list(handles.values()), told, loc="lower left", bbox_to_anchor=(0.01, 0), ncols=columns, fontsize=8)
+    if remark:
+        figure.text(0.02, foot, remark, va="top", fontsize=8)
 
 
 def score_label(scored: Board | Record) -> str:
@@ -101,6 +125,18 @@ def safe(name: str) -> str:
         return whole
     digest = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
     return f"{whole.encode()[:LONGEST].decode(errors='ignore')}~{digest}"
+
+
+def between(name: str, most: int) -> str:
+    """A name of so many characters at most, cut in the middle: what tells names apart is often at their ends."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[len(name) - half :]}"
+
+
+def in_two_lines(name: str) -> str:
+    """A name beside an axis, which must leave room for what is drawn."""
+    whole = between(name, 2 * TICK)
+    return whole if len(whole) <= TICK else f"{whole[:TICK]}\n{whole[TICK:]}"
 
 
 def short(name: str, most: int = 18) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from wavbench.benchmark.figures import axes_for, legend_beside, prepare, put_title, safe, save, score_label, styles
-from wavbench.benchmark.layer_scores import BAND, TWIN, band
+from wavbench.benchmark.foremost import TWIN
+from wavbench.benchmark.layer_scores import BAND, band
 from wavbench.benchmark.leaderboard import MIX, Board, board_key, boards_of
 from wavbench.benchmark.recipes import one_per_seed, recipe_of
 from wavbench.benchmark.record import Record

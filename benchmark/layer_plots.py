@@ -4,7 +4,7 @@ Everything is drawn from the files of results/analysis; no store is opened.
 """
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,13 @@ GAP = 0.42  # inches between heat maps
 LAYER = "layer (0: input of the first block)"
 
 
-def analysis_figures(analyses: list[Analysis], folder: Path) -> dict[str, Path]:
+def analysis_figures(analyses: list[Analysis], folder: Path, wanted: Collection[str] = ()) -> dict[str, Path]:
     """All figures of some analyses; of several of the same thing the latest counts.
+
+    Args:
+        analyses: of any kinds and corpora.
+        folder: made if absent.
+        wanted: keys of analyses that count before any other.
 
     Returns:
         The SVG of each figure by name: `cka_<corpus>`, `cca_<corpus>`, `norms_<corpus>`, `tsne_<corpus>`.
@@ -41,17 +46,22 @@ def analysis_figures(analyses: list[Analysis], folder: Path) -> dict[str, Path]:
     for corpus in sorted({analysis.corpus for analysis in analyses}):
         own = [analysis for analysis in analyses if analysis.corpus == corpus]
         for kind, draw in ((CCA, _cca), (CKA, _cka), (NORMS, _norms), (TSNE, _tsne)):
-            found = latest(analysis for analysis in own if analysis.kind == kind)
+            found = latest((analysis for analysis in own if analysis.kind == kind), wanted)
             if found:
                 figures[f"{kind}_{corpus}"] = draw(found, names_of(own), folder / f"{kind}_{safe(corpus)}")
     return figures
 
 
-def latest(analyses: Iterable[Analysis]) -> list[Analysis]:
-    """One analysis of each thing: the one made last."""
-    found = {}
-    for analysis in sorted(analyses, key=lambda analysis: (analysis.started, analysis.key)):
-        found[(analysis.kind, analysis.label, frozenset(_sides(analysis)))] = analysis
+def latest(analyses: Iterable[Analysis], wanted: Collection[str] = ()) -> list[Analysis]:
+    """One analysis of each thing, the one made last, of the same sample as the last of its kind and label.
+
+    Values of other utterances or other seeds cannot stand in one figure with them: classes and rows differ.
+    """
+    found, samples = {}, {}
+    for analysis in sorted(analyses, key=lambda own: (own.key in wanted, own.started, own.key), reverse=True):
+        sample = (analysis.corpus_hash, analysis.sample.get("seed"))
+        if samples.setdefault((analysis.kind, analysis.label), sample) == sample:
+            found.setdefault((analysis.kind, analysis.label, frozenset(_sides(analysis))), analysis)
     return list(found.values())
 
 

@@ -4,7 +4,6 @@ A line is an upstream with one recipe. Random twins of one model are one line, w
 band is the range over seeds. Of a single seed the band is the 95 % interval of its score.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,13 +13,23 @@ import numpy as np
 import pandas as pd
 
 from wavbench.benchmark.analysis_record import NORMS, Analysis
-from wavbench.benchmark.figures import axes_for, legend_beside, prepare, put_title, safe, save, score_label, styles
+from wavbench.benchmark.figures import (
+    axes_for,
+    legend_below,
+    legend_beside,
+    prepare,
+    put_title,
+    safe,
+    save,
+    score_label,
+    styles,
+)
+from wavbench.benchmark.foremost import line_of
 from wavbench.benchmark.layer_plots import LAYER, draw_line
 from wavbench.benchmark.leaderboard import MIX, Board, board_key, boards_of
 from wavbench.benchmark.recipes import names_of, one_per_seed, recipe_of, without_lm
 from wavbench.benchmark.record import Record
 
-TWIN = re.compile(r"(.* random) seed \d+( .*)?")  # name of a checkpoint with fresh weights
 RAW = ("superb",)  # protocols whose mixes are of states as they are; others standardise every dimension of every layer
 BAND = "range over seeds, or 95 % interval of a single one"
 
@@ -40,10 +49,13 @@ class Line:
 def lines_of(records: Iterable[Record]) -> list[tuple[Board, list[Line]]]:
     """Boards of frozen upstreams with the lines that are drawn on them, both by name."""
     groups: dict[tuple, list[Record]] = {}
+    hashes: dict[str, set[str]] = {}
     for record in records:
+        hashes.setdefault(record.checkpoint, set()).add(record.checkpoint_hash)
         if record.adaptation == "frozen":
             groups.setdefault(board_key(record), []).append(record)
-    found = [(boards_of(own)[0], _lines(own), own[0].head) for _, own in sorted(groups.items())]
+    shared = {name for name, found in hashes.items() if len(found) > 1}
+    found = [(boards_of(own)[0], _lines(own, shared), own[0].head) for _, own in sorted(groups.items())]
     names = Counter(board.name for board, _, _ in found)
     return [(replace(board, head=head) if names[board.name] > 1 else board, own) for board, own, head in found]
 
@@ -65,10 +77,7 @@ def layers_all(records: list[Record], folder: Path) -> dict[str, Path]:
         put_title(axis, board.name)
         axis.set_xlabel(LAYER, fontsize=8)
     told = {name: handles[name] for name in sorted(handles, key=lambda name: (name == "chance", name))}
-    foot = (0.2 * -(-len(told) // 4) + 0.45) / figure.get_figheight()  # what legend and remark take
-    figure.tight_layout(rect=(0, foot, 1, 1))
-    figure.legend(list(told.values()), list(told), loc="lower left", bbox_to_anchor=(0.01, 0), ncols=4, fontsize=8)
-    figure.text(0.02, foot, f"band: {BAND}", va="top", fontsize=8)
+    legend_below(figure, told, len(panels), f"band: {BAND}")
     return {"layers_all": save(figure, pd.DataFrame(table), folder / "layers_all", fitted=True)}
 
 
@@ -110,16 +119,12 @@ def mixes(records: list[Record], analyses: list[Analysis], folder: Path) -> dict
     return figures
 
 
-def _lines(records: list[Record]) -> list[Line]:
-    """Records of one board by upstream, recipe and layer."""
+def _lines(records: list[Record], shared: set[str]) -> list[Line]:
+    """Records of one board by upstream, recipe and layer; names that several weights share get their hash behind."""
     by_name: dict[str, dict] = {}
-    hashes: dict[str, set[str]] = {}
     for record in records:
-        hashes.setdefault(record.checkpoint, set()).add(record.checkpoint_hash)
-    for record in records:
-        twin = TWIN.fullmatch(record.checkpoint)
-        name = f"{twin[1]}{twin[2] or ''}" if twin else record.checkpoint
-        name += f" #{record.checkpoint_hash[:6]}" if len(hashes[record.checkpoint]) > 1 else ""
+        name = line_of(record.checkpoint)
+        name += f" #{record.checkpoint_hash[:6]}" if record.checkpoint in shared else ""
         recipe = without_lm(recipe_of(record))
         by_name.setdefault(name, {}).setdefault(recipe, {}).setdefault(record.layers, []).append(record)
     found = []

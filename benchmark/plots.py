@@ -10,6 +10,7 @@ from wavbench.benchmark.figures import (
     COLOURS,
     MARKERS,
     axes_for,
+    in_two_lines,
     legend_beside,
     prepare,
     put_title,
@@ -288,7 +289,9 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
         if board.chance is not None:
             axis.axvline(board.chance, color="grey", linestyle=":", linewidth=1)
             axis.annotate("chance", (board.chance, 0.02), xycoords=("data", "axes fraction"), fontsize=7, color="grey")
-        axis.set_yticks([-row.rank for row in board.rows], [row.upstream for row in board.rows])
+        axis.set_yticks(
+            [-row.rank for row in board.rows], [in_two_lines(row.upstream) for row in board.rows], fontsize=8
+        )
         axis.set_ylim(-len(board.rows) - 0.7, -0.3)
         put_title(axis, board.name)
         axis.set_xlabel(score_label(board))
@@ -309,7 +312,7 @@ def _layers(task: str, boards: list[Board], style: dict, folder: Path) -> Path:
             colour, marker = style[upstream]
             own = own.sort_values("layer")
             table.append(own.assign(corpus=board.corpus, protocol=board.protocol))
-            if len(own) == 1 and last > 0:
+            if list(own["layer"]) == [0] and last > 0:  # has no other layer
                 named[upstream] = axis.axhline(own["value"].iloc[0], color=colour, linewidth=1.2)
                 axis.fill_between([0, last], own["low"].iloc[0], own["high"].iloc[0], color=colour, alpha=0.08)
                 continue

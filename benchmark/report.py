@@ -64,9 +64,9 @@ def write_report(results: Path) -> Report:
     making = results / f".report-{uuid.uuid4().hex}"  # all of it is made before any of it stands in the old one's place
     try:
         folder, few = making / "figures", foremost(boards)
-        shown = records_of(few, records)
+        shown = records_of(boards, few, records)
         jobs = [
-            _guarded("cost", lambda: score_by_cost(few, folder)),
+            _guarded("cost", lambda: score_by_cost(boards, folder)),
             _guarded("mixes", lambda: mixes(shown, analyses, folder)),
             _guarded("scores and layers", lambda: write_figures(few, folder)),
             _guarded("verification", lambda: det_curves(few, results, folder)),

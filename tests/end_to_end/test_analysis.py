@@ -244,3 +244,21 @@ def test_words_with_times_are_compared_where_a_manifest_has_them(
     done = wavbench("analyse", f"manifest={path}", "upstreams=fbank", *places)
     assert done.code == 2
     assert "3 words but 2 word_ends" in done.err
+
+
+def test_what_cannot_be_made_costs_itself_alone(wavbench: Callable, corpus: Path, tmp_path: Path) -> None:
+    """Eight recordings of one sound: no map can be drawn of them, all else can be told."""
+    table = pd.read_csv(corpus, keep_default_na=False).head(8)
+    shutil.copy(corpus.parent / table["audio"].iloc[0], tmp_path / "one.wav")
+    table["audio"] = "one.wav"
+    table["emotion"] = ["joy", "fear"] * 4
+    table[["id", "audio", "split", "emotion"]].to_csv(tmp_path / "same.csv", index=False)
+    done = wavbench(
+        "analyse", f"manifest={tmp_path / 'same.csv'}", "upstreams=wav2vec2_tiny@random0", "labels=emotion",
+        "kinds=norms,tsne,cka", f"results={tmp_path / 'results'}", f"stores={tmp_path / 'stores'}", "utterances=8",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "1 of 3 analyses could not be made; the others are there" in done.err
+    assert "all utterances have the same state" in done.err
+    assert {key[0] for key in read(tmp_path)} == {"norms", "cka"}
+    assert {path.name for path in done.made("figure")} == {"norms_same.png", "cka_same.png"}

@@ -192,3 +192,11 @@ def test_a_map_of_many_utterances_is_of_some_and_of_three_of_none(monkeypatch: p
     assert len(measures.tsne_of(one, 0, labels, "corpus", False, 0)["x"]) == 15
     with pytest.raises(UserError, match="3 utterances are too few"):
         measures.tsne_of(one, 0, labels.head(3), "corpus", False, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
+def test_a_map_of_utterances_that_are_all_the_same_is_refused(value: float) -> None:
+    states = {f"u{k}": np.full((1, 12, 8), value, np.float32) for k in range(12)}
+    labels = pd.DataFrame({"id": list(states), "label": ["a", "b"] * 6})
+    with pytest.raises(UserError, match="all utterances have the same state at layer 0"):
+        measures.tsne_of(Reader(Held(states), 0.0125), 0, labels, "corpus", False, 0)

@@ -8,7 +8,10 @@ import pandas as pd
 import pytest
 
 from wavbench.benchmark.cost_plots import head_robustness, pareto_front, score_by_cost
+from wavbench.benchmark.foremost import MOST
 from wavbench.benchmark.leaderboard import boards_of
+
+BOTH = {"a": 50.0, "b": 40.0}
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -71,3 +74,22 @@ def test_agreement_of_heads_is_said(tmp_path: Path, make_record: Callable) -> No
     ]
     figure = head_robustness(boards_of(records), tmp_path)["heads"]
     assert "Kendall's tau -1.00" in figure.read_text()
+
+
+def test_heads_that_were_judged_by_other_trials_are_not_compared(tmp_path: Path, make_record: Callable) -> None:
+    def board(head: str, trials: str) -> list:
+        config = {**make_record().config, "trials": trials}
+        return [make_record(upstream=name, value=value, head=head, config=config) for name, value in BOTH.items()]
+
+    assert head_robustness(boards_of(board("one", "a.csv") + board("two", "b.csv")), tmp_path) == {}
+    assert head_robustness(boards_of(board("one", "a.csv") + board("two", "a.csv")), tmp_path)
+
+
+def test_the_cheap_end_of_the_front_is_shown_on_long_boards(tmp_path: Path, make_record: Callable) -> None:
+    count = MOST + 6
+    records = [timed(make_record, f"u{k:02d}", 90.0 - k, 1000.0 - 10 * k) for k in range(count)]  # all on the front
+    records += [timed(make_record, f"v{k:02d}", 20.0 - k, 2000.0) for k in range(3)]
+    score_by_cost(boards_of(records), tmp_path)
+    table = pd.read_csv(tmp_path / "cost_er.csv")
+    assert set(table["upstream"]) == {f"u{k:02d}" for k in range(count)}
+    assert table["on_front"].all()

@@ -159,3 +159,16 @@ def test_a_report_draws_analyses_and_names_the_damaged(tmp_path: Path, analyses:
     page = report.page.read_text()
     assert 'aria-label="How alike layers are: emotions"' in page
     assert 'href="#layers"' in page
+
+
+def test_analyses_of_other_samples_do_not_share_a_figure(tmp_path: Path, make_analysis: Callable) -> None:
+    early = {"corpus_hash": "small", "started": "2025-01-01T00:00:00+00:00"}
+    analyses = [make_analysis("norms", "deep", **early), make_analysis("norms", "wide", **early)]
+    analyses.append(make_analysis("norms", "deep"))
+
+    def drawn_with(*wanted: str) -> set[tuple]:
+        table = pd.read_csv(analysis_figures(analyses, tmp_path, wanted)["norms_emotions"].with_suffix(".csv"))
+        return set(table["upstream"])
+
+    assert drawn_with() == {"deep"}  # the latest sample
+    assert drawn_with(analyses[1].key) == {"deep", "wide"}  # the one that was asked for

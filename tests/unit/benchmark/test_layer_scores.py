@@ -163,3 +163,27 @@ def test_scores_of_single_layers_stand_beside_the_shares(tmp_path: Path, make_re
     assert [75.0, 25.0] in [list(line.get_ydata()) for line in taken.get_lines()]
     assert taken.get_ylabel() == "share of the mix (%)"
     assert pd.read_csv(tmp_path / "mix_er.csv")["score_alone"].tolist() == [40.0, 60.0]
+
+
+def test_weights_of_one_name_are_told_apart_though_each_is_on_another_board(make_record: Callable) -> None:
+    records = [
+        make_record(checkpoint="best.safetensors", checkpoint_hash=hash * 40, task=task)
+        for hash, task in (("a", "er"), ("b", "lid"))
+    ]
+    names = [line.name for _, own in lines_of(records) for line in own]
+    assert names == ["best.safetensors #aaaaaa", "best.safetensors #bbbbbb"]
+
+
+def test_the_legend_of_all_tasks_stays_inside_and_leaves_the_panel_its_size(
+    tmp_path: Path, make_record: Callable, drawn: dict
+) -> None:
+    records = [
+        make_record(upstream=f"an_upstream_of_long_name_{k:02d}", layers=layer) for k in range(12) for layer in (0, 1)
+    ]
+    layers_all(records, tmp_path)
+    figure = drawn["layers_all"]
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    (axis,) = figure.axes
+    assert axis.get_position().height * figure.get_figheight() > 2

@@ -134,3 +134,24 @@ def test_boards_without_a_mix_draw_their_layers(tmp_path: Path, make_record: Cal
     figures = write_figures(boards_of([make_record(layers=3, value=41.0)]), tmp_path)
     assert set(figures) == {"scores", "layers_er"}
     assert pd.read_csv(tmp_path / "scores.csv").empty
+
+
+def test_a_single_probed_layer_of_a_deep_upstream_is_a_point_beside_its_mix(
+    tmp_path: Path, make_record: Callable, drawn: dict
+) -> None:
+    records = [make_record(upstream="deep", layers=layer, value=50.0 + layer) for layer in range(4)]
+    records += [make_record(upstream="other", layers=2, value=40.0), make_record(upstream="other", value=45.0)]
+    write_figures(boards_of(records), tmp_path)
+    lines = [line for line in drawn["layers_er"].axes[0].get_lines() if 40.0 in line.get_ydata()]
+    assert [list(line.get_xdata()) for line in lines] == [[2]]
+    assert [45.0 in line.get_ydata() for line in drawn["layers_er"].axes[0].get_lines()].count(True) == 1
+
+
+def test_long_names_leave_room_for_the_scores(tmp_path: Path, make_record: Callable, drawn: dict) -> None:
+    names = [f"vq_wav2vec_bert_tiny_step{k:06d}_35.27h.safetensors" for k in (1, 2)]
+    records = [make_record(upstream=name, task=task) for name in names for task in ("er", "lid")]
+    figures = write_figures(boards_of(records), tmp_path)
+    assert all(axis.get_position().width > 0.2 for axis in drawn["scores"].axes)
+    assert set(pd.read_csv(figures["scores"].with_suffix(".csv"))["upstream"]) == set(names)
+    ticks = [tick.get_text() for tick in drawn["scores"].axes[0].get_yticklabels()]
+    assert len(set(ticks)) == 2  # they are told apart

@@ -11,7 +11,6 @@ import functools
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -129,7 +128,7 @@ def run(command: list[str], environment: dict[str, str], folder: str, leader: di
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return worker.wait(timeout=POLL_SECONDS / 2)
-            here = leader is not None and leader["host"] == socket.gethostname()
+            here = leader is not None and leader["host"] == claims.owner()["host"]
             if here and (claims.is_dead(leader) or not Path(leader["while"]).is_file()):
                 worker.terminate()
     finally:  # where an engine interrupts the waiting by an exception

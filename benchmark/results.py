@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from wavbench.benchmark import record as records
-from wavbench.benchmark.cell import STORED, Paths, Plan
+from wavbench.benchmark.cell import STORED, Paths, Plan, with_targets
 from wavbench.benchmark.loading import features_hash
 from wavbench.benchmark.record import Record, hashed, key_of, write_record
 from wavbench.benchmark.stats import interval
@@ -25,6 +25,13 @@ from wavbench.upstream.manifest import Manifest
 
 MOST_CLASSES = 200  # of a confusion matrix that is written
 TEXT_COLUMNS = ("reference", "hypothesis", "hypothesis_lm")  # of a scores table; these go to the predictions file
+
+
+def _left_out(plan: Plan, store: Readable, folds: bool) -> int:
+    """Utterances that should have been judged and have no features: those of other rows were."""
+    table = with_targets(plan.manifest, plan.task)
+    judged = table if folds else table[table["split"] == "test"]
+    return int(judged["id"].isin(store.rejected).sum())
 
 
 def write_result(
@@ -51,6 +58,9 @@ def write_result(
     metric = plan.task.metric
     low, high, unit = interval(metric.name, scores)
     folds = plan.task.folds and len(result.learning_rates) > 1
+    secondary = {name: round(value, 4) for name, value in result.secondary.items()}
+    if left_out := _left_out(plan, store, folds):
+        secondary["left_out"] = float(left_out)
     record = Record(
         key=plan.key(result.layers),
         task=plan.cell.task,
@@ -79,7 +89,7 @@ def write_result(
         ci95=[round(low, 4), round(high, 4)],
         ci_unit=unit,
         n=len(scores),
-        secondary={name: round(value, 4) for name, value in result.secondary.items()},
+        secondary=secondary,
         cost={
             "extract_s": round(store.extract_seconds, 2),
             "audio_s": round(float(store.lengths.sum()) / store.frame_rate, 1),  # that were extracted, in whole frames

@@ -47,6 +47,7 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
         _check_model(plan, labelled)
         store = store_for(plan, paths, listener)
         table = usable_rows(plan.manifest, plan.task, store)
+        _say_left_out(labelled, store, listener)
         if plan.task.objective == "Verify" and plan.trials is None:
             _keep_trials(plan, table, store)
         started, clock = datetime.now(UTC), time.monotonic()
@@ -80,6 +81,15 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
             if plan.cell.save is not None:
                 write_heads(plan, result)
     return [paths.results / "runs" / f"{plan.key(choice)}.json" for choice in plan.choices]
+
+
+def _say_left_out(table: pd.DataFrame, store: Readable, listener: Listener) -> None:
+    """Utterances that have labels and no features, by split: the test set is then smaller than that of other rows."""
+    left = table[table["id"].isin(store.rejected)]
+    if len(left):
+        counts = ", ".join(f"{count} of {split or 'no split'}" for split, count in left.groupby("split").size().items())
+        first = left["id"].iloc[0]
+        listener.say(f"left out: {counts} that could not be used (first: {first}: {store.rejected[first]})")
 
 
 def _check_model(plan: Plan, table: pd.DataFrame) -> None:
@@ -135,7 +145,7 @@ def _streamed(plan: Plan, paths: Paths, listener: Listener) -> Streamed:
     """The upstream at work on the utterances of a cell."""
     ids = with_targets(plan.manifest, plan.task)["id"].tolist()
     pooled = plan.fingerprint.kind == "mean"
-    streamed = Streamed(
+    return Streamed(
         plan.upstream,
         plan.manifest,
         ids,
@@ -144,10 +154,6 @@ def _streamed(plan: Plan, paths: Paths, listener: Listener) -> Streamed:
         progress=lambda done, total: listener.progress(f"decoding {plan.manifest.name}", done, total),
         pooling=lambda done, total: listener.progress(f"computing means of {plan.manifest.name}", done, total),
     )
-    if streamed.rejected:
-        first, reason = next(iter(streamed.rejected.items()))
-        listener.say(f"left out: {len(streamed.rejected)} utterances whose audio is refused ({first}: {reason})")
-    return streamed
 
 
 def _keep_trials(plan: Plan, table: pd.DataFrame, store: Readable) -> None:

@@ -5,7 +5,6 @@ states differ a hundredfold in size. It is affine, so an affine head can express
 """
 
 import itertools
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from wavbench.upstream.machine import free_memory
 from wavbench.upstream.shards import Pooler
 from wavbench.upstream.store import Fingerprint
 
@@ -74,20 +74,25 @@ class PooledBatches:
     ) -> None:
         places = [store.row(id) for id in ids]
         pooled = dict(zip(("mean", "std"), store.read_pooled(places, layers), strict=True))
-        self.shift = self.scale = None
-        if standardise:
-            frames = store.lengths[places][train][:, None, None].astype(np.float64)
-            mean, std = (pooled[name][train].astype(np.float64) for name in ("mean", "std"))
-            centre = (frames * mean).sum(0) / frames.sum()
-            # the deviation of frames, not of means: where every utterance has mean zero there is nothing to scale up
-            scale = np.sqrt((frames * (std**2 + (mean - centre) ** 2)).sum(0) / frames.sum())
-            middle = {"mean": centre, "std": std.mean(0)}
-            pooled = {n: (pooled[n] - middle[n]) / np.maximum(scale, FLOOR) for n in statistics}
-            # for whoever uses the head later: what was taken off the statistics, and what they were multiplied by
-            self.shift = _tensor(np.concatenate([middle[n] for n in statistics], axis=1))
-            self.scale = _tensor(np.concatenate([1 / np.maximum(scale, FLOOR)] * len(statistics), axis=1))
-        joined = np.concatenate([pooled[name] for name in statistics], axis=2)
-        self.states = torch.from_numpy(joined.astype(np.float32))  # (rows, layers, dim)
+        dim = pooled["mean"].shape[2]
+        joined = np.empty((len(places), len(layers), dim * len(statistics)), np.float32)
+        frames = store.lengths[places][train][:, None].astype(np.float64)
+        shift, scale = np.zeros((2, *joined.shape[1:]))
+        for layer in range(len(layers)):  # one after the other: in double precision a table is twice its size
+            own = {name: table[:, layer].astype(np.float64) for name, table in pooled.items()}
+            if standardise:
+                mean, std = own["mean"][train], own["std"][train]
+                centre = (frames * mean).sum(0) / frames.sum()
+                # of frames, not of means: where every utterance has mean zero there is nothing to scale up
+                deviation = np.sqrt((frames * (std**2 + (mean - centre) ** 2)).sum(0) / frames.sum())
+                middle = {"mean": centre, "std": std.mean(0)}
+                own = {n: (own[n] - middle[n]) / np.maximum(deviation, FLOOR) for n in statistics}
+                shift[layer] = np.concatenate([middle[n] for n in statistics])
+                scale[layer] = np.tile(1 / np.maximum(deviation, FLOOR), len(statistics))
+            joined[:, layer] = np.concatenate([own[n] for n in statistics], axis=1)
+        # for whoever uses the head later: what was taken off the statistics, and what they were multiplied by
+        self.shift, self.scale = (_tensor(shift), _tensor(scale)) if standardise else (None, None)
+        self.states = torch.from_numpy(joined)  # (rows, layers, dim)
         self.layers, self.dim = len(layers), self.states.shape[2]
 
     def take(self, rows: Int[np.ndarray, " batch"]) -> tuple[Float[Tensor, "layers batch dim"], None]:
@@ -198,13 +203,3 @@ def ready(order: Iterable[np.ndarray], batches) -> Iterator[tuple[np.ndarray, Te
 
 def _tensor(values: np.ndarray) -> Float[Tensor, "layers 1 dim"]:
     return torch.from_numpy(values.astype(np.float32))[:, None]
-
-
-def free_memory() -> int:
-    """Bytes of memory that can be had without swapping."""
-    try:
-        with open("/proc/meminfo") as file:
-            line = next(line for line in file if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 
-from wavbench.downstream.batches import free_memory
 from wavbench.downstream.threads import threads
 from wavbench.upstream.audio import SAMPLE_RATE, AudioError
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import batch_seconds, fingerprint_of
 from wavbench.upstream.inference import WHOLE_SECONDS
+from wavbench.upstream.machine import free_memory
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.row_states import frames_of, samples_of, states_of
 from wavbench.upstream.shards import Pooler, check_states

@@ -328,7 +328,7 @@ def _load_file(name: str, path: Path, weights: str | None, seed: int, device, ti
     stem, config, state = read_checkpoint(path, with_weights=weights is None)
     checkpoint = title or path.name
     if weights == "random":
-        with buildable(path):
+        with buildable(path, config):
             model, checkpoint = build_random(stem, config, seed), f"{checkpoint} random seed {seed}"
     else:
         model = fill(stem, config, state, where=path)
@@ -344,7 +344,7 @@ def _load_pickle(name: str, path: Path, weights: str | None, seed: int, device) 
 
     found = read_foreign(path)
     if weights == "random":
-        with buildable(path):
+        with buildable(path, found.config):
             model, checkpoint = build_random(found.family, found.config, seed), f"{path.name} random seed {seed}"
         said = {}
     else:
@@ -366,7 +366,7 @@ def _load_folder(
     if not force_hub and (native := hugging_face.native_config(folder)):
         stem, config = native
         if weights == "random":
-            with checkpoints.buildable(folder):
+            with checkpoints.buildable(folder, config):
                 model = build_random(stem, config, seed)
         else:
             found = hugging_face.read_hugging_face(folder)

@@ -18,6 +18,7 @@ from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
 
 FORMAT = "wavbench-1"
+MOST_LAYERS = 1_000  # of a model; a damaged or hostile number would fill the memory before any weight is read
 State = dict[str, Tensor]
 
 
@@ -121,7 +122,7 @@ def fill(family: str, config, state: Mapping[str, Tensor], where: object) -> nn.
     Raises:
         UserError: the config is of no model, or weights are missing, unknown, of another shape, NaN or infinite.
     """
-    with buildable(where), torch.device("meta"):
+    with buildable(where, config), torch.device("meta"):
         model = catalog.family(family).build(config)
     expected = model.state_dict()
     refuse_misfits(
@@ -140,13 +141,16 @@ def fill(family: str, config, state: Mapping[str, Tensor], where: object) -> nn.
 
 
 @contextlib.contextmanager
-def buildable(where: object) -> Iterator[None]:
+def buildable(where: object, config: object) -> Iterator[None]:
     """What is raised on the way from a checkpoint's settings to a model is said of the settings.
 
     Raises:
         UserError: they are of no model.
     """
     try:
+        depth = getattr(config, "num_layers", 0)
+        if type(depth) is not int or not 0 <= depth <= MOST_LAYERS:
+            raise ValueError(f"{depth!r} layers; {MOST_LAYERS:,} are the most that are built")
         yield
     except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(

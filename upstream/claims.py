@@ -17,6 +17,7 @@ from pathlib import Path
 
 from wavbench.upstream.errors import UserError
 
+FIRST_SPACE = "4026531836"  # of process numbers: that of a Linux machine itself
 EXPIRY = 600.0  # seconds without a sign of life; one batch on the slowest machine takes less
 
 
@@ -123,7 +124,7 @@ def kept(claim: Claim, expiry: float) -> Iterator[None]:
 
 def owner() -> dict:
     """Who this process is, in a form that a process on the same host can check."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+    return {"host": _host(), "pid": os.getpid(), "born": _born(os.getpid())}
 
 
 def temporary_in(folder: Path, suffix: str = "") -> Path:
@@ -138,9 +139,11 @@ def remove_orphans(folder: Path, expiry: float = EXPIRY) -> None:
         name = path.name.removeprefix(".tmp-").rpartition("-")[0]  # host-pid-born; a host may hold dashes
         name, _, born = name.rpartition("-")
         host, _, pid = name.rpartition("-")
-        gone = pid.isdigit() and is_dead({"host": host, "pid": int(pid), "born": born})
+        known = pid.isdigit() and host == _host()
         with contextlib.suppress(FileNotFoundError):
-            if gone or time.time() - path.stat().st_mtime > expiry:
+            # the file of a long recording is not touched for as long as that takes
+            gone = is_dead({"host": host, "pid": int(pid), "born": born}) if known else _age(path) > expiry
+            if gone:
                 path.unlink()
     for path in folder.glob("*.claim"):
         _drop_dead(path, expiry)
@@ -149,7 +152,7 @@ def remove_orphans(folder: Path, expiry: float = EXPIRY) -> None:
 def is_dead(record: dict) -> bool:
     """Whether the record names a process of this host that no longer runs (False when it cannot be known)."""
     pid = record.get("pid")
-    if record.get("host") != socket.gethostname() or type(pid) is not int or not 0 < pid < 1 << 31:
+    if record.get("host") != _host() or type(pid) is not int or not 0 < pid < 1 << 31:
         return False
     try:
         os.kill(pid, 0)
@@ -158,6 +161,19 @@ def is_dead(record: dict) -> bool:
     except PermissionError:
         return False
     return record.get("born") != _born(pid)  # the number was given to another process since
+
+
+def _host() -> str:
+    """Where process numbers mean what they mean here: containers may share a host's name and not its processes."""
+    try:
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        space = FIRST_SPACE
+    return socket.gethostname() if space == FIRST_SPACE else f"{socket.gethostname()}.{space}"
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 def _born(pid: int) -> str:

@@ -22,15 +22,23 @@ SAMPLE_RATE = 16_000  # Hz; models of any other rate are refused
 
 
 def preprocessing(folder: Path) -> dict:
-    """What `preprocessor_config.json` says; empty without the file.
+    """What `preprocessor_config.json` says, or the part of `processor_config.json` that newer releases of transformers
+    write in its place; empty without either.
 
     Raises:
         UserError: the model wants another sample rate, or the flag of normalisation is missing or no truth value.
     """
     path = folder / "preprocessor_config.json"
-    if not path.is_file():
+    if path.is_file():
+        settings = read_json(path)
+    elif (path := folder / "processor_config.json").is_file():
+        settings = read_json(path).get("feature_extractor", {})
+        if not isinstance(settings, dict):
+            raise UserError("feature_extractor is no table of settings", where=path, remedy="fetch the file again")
+    else:
+        settings = {}
+    if not settings:
         return {}
-    settings = read_json(path)
     rate = settings.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(
@@ -72,8 +80,8 @@ def family_of(settings: Mapping) -> str | None:
 def native_config(folder: Path) -> tuple[str, object] | None:
     """Family and config of a Hugging Face folder; None where no file in `upstream/models` covers it.
 
-    The waveform is normalised as `preprocessor_config.json` says; without that file, as the released models
-    were trained: exactly where the convolutions have layer norms.
+    The waveform is normalised as `preprocessing` says; where it says nothing, as the released models were trained:
+    exactly where the convolutions have layer norms.
     """
     settings = read_json(folder / "config.json")
     family = family_of(settings)
@@ -105,7 +113,7 @@ def read_hugging_face(folder: Path) -> Checkpoint:
     if native is None:
         raise ValueError(f"no native family covers {folder}")
     family, config = native
-    notes = () if (folder / "preprocessor_config.json").is_file() else (assumed_normalisation(config),)
+    notes = () if preprocessing(folder) else (assumed_normalisation(config),)
     state, left_out = from_hugging_face(family, config, _read_folder(folder), folder)
     return Checkpoint(family=family, config=config, state=state, left_out=left_out, notes=notes)
 
@@ -126,7 +134,7 @@ def from_hugging_face(
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     left_out += [name for name in state if name == "masked_spec_embed"]
     state.pop("masked_spec_embed", None)
-    with buildable(where):
+    with buildable(where, config):
         names = catalog.family(family).hugging_face_names(config)
     return joined(names, state, where), tuple(sorted(left_out))
 

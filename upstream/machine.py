@@ -1,8 +1,63 @@
 """What this process may use of the machine that it runs on."""
 
 import os
+from pathlib import Path
+
+GROUPS = Path("/sys/fs/cgroup")
+# of the second and the first version of control groups: limit, what is used, and which line of memory.stat can be freed
+NEW = ("memory.max", "memory.current", "inactive_file")
+OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be had without swapping, and without being killed for a limit of a job or container."""
+    return min([_of_the_machine(), *_of_groups()])
+
+
+def _of_the_machine() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            line = next(line for line in file if line.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _of_groups(groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What is left of the limits of the control groups that a process is in: of its own and of those around it.
+
+    Args:
+        groups: where they are mounted.
+        own: which ones they are, as lines of number:controllers:path.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    left = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers not in ("", "memory"):
+            continue
+        root, names = (groups / controllers, OLD) if controllers else (groups, NEW)
+        place = root / path.lstrip("/")
+        for folder in (place, *place.parents):
+            if (found := _left(folder, *names)) is not None:
+                left.append(found)
+            if folder == root:
+                break
+    return left
+
+
+def _left(folder: Path, limit: str, used: str, freed: str) -> int | None:
+    """Bytes below a limit; None where there is none. What was read from files and lies idle can be had."""
+    try:
+        most, now = int((folder / limit).read_text()), int((folder / used).read_text())  # "max" is no number
+        stat = dict(line.split(maxsplit=1) for line in (folder / "memory.stat").read_text().splitlines())
+        return max(most - now + int(stat.get(freed, 0)), 0)
+    except (OSError, ValueError):
+        return None

@@ -154,6 +154,16 @@ def test_weights_of_another_family_are_listed(turned_away: Callable, folder: Pat
     assert "missing: feature_extractor.conv_layers.1.layer_norm" in turned_away(folder)
 
 
+@pytest.mark.parametrize("layers", [10**8, -1])
+def test_a_depth_that_no_model_has_is_refused_before_it_is_built(
+    turned_away: Callable, folder: Path, layers: int
+) -> None:
+    describe(folder, "config.json", num_hidden_layers=layers)
+    screen = turned_away(folder)
+    assert "no model can be built of the checkpoint's settings" in screen
+    assert "1,000 are the most" in screen
+
+
 def test_weights_that_are_missing_unknown_or_misshapen_are_named(turned_away: Callable, folder: Path) -> None:
     name = "encoder__layers__0__attention__k_proj__bias"
     rewrite(folder, **{name: None})

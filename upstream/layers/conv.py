@@ -193,7 +193,7 @@ class ConvEncoder(nn.Module):
         for piece in pieces:
             utterance, _, count = piece
             samples = self._samples(waveforms, piece)
-            with _exact_samples(waveforms.device.type):
+            with in_float32(waveforms.device.type):
                 part = F.conv1d(samples[None, None], *first[utterance], stride=self.sizes[0][1])
             slots = -(-part.shape[2] // hop)  # frames of the output that this piece takes up
             kept.append(torch.arange(slot, slot + count, device=waveforms.device))
@@ -212,10 +212,11 @@ class ConvEncoder(nn.Module):
         return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
-def _exact_samples(device: str) -> contextlib.AbstractContextManager:
-    """At inference the first layer is computed in float32 whatever autocast says.
+def in_float32(device: str) -> contextlib.AbstractContextManager:
+    """At inference, float32 whatever autocast says: for samples and for choices.
 
-    bfloat16 would round the samples to eight bits, which leaves little of quiet speech on a constant offset.
+    bfloat16 would round samples to eight bits, which leaves little of quiet speech on a constant offset, and would
+    choose other codes than the ones that a model was trained with.
     """
     return contextlib.nullcontext() if torch.is_grad_enabled() else torch.autocast(device, enabled=False)
 

@@ -5,6 +5,7 @@ group norm), so they run one utterance, or utterances of equal length, at a time
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import warnings
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -61,6 +63,8 @@ class Hub(nn.Module):
             UNIT_VARIANCE if normalise else f"none ({type(extractor).__name__})" if extractor else "none"
         )
         self.description = {"kind": kind, "settings": settings, "normalise": normalise}
+        if extractor is not None:
+            self.description["extractor"] = _digest(extractor)
         self._measure()
 
     def _measure(self) -> None:
@@ -81,11 +85,13 @@ class Hub(nn.Module):
             if self.window:
                 self.positions = frames  # for the whole window
                 self.frame_rate, self.min_samples = frames * SAMPLE_RATE / self.window, 1
-            elif kernels and strides and self.extractor is None:
+            elif kernels and strides and self.extractor is None and frames == _frames(PROBE, kernels, strides):
                 self.frame_rate = SAMPLE_RATE / math.prod(strides)
                 self.min_samples = samples_from_frames(1, tuple(zip(kernels, strides, strict=True)))
             else:
                 self.frame_rate = (self._states(noise).shape[2] - frames) / 2
+                if self.frame_rate <= 0:
+                    raise ValueError(f"{frames} states for one second of sound, and as many for three")
                 low, high = 0, PROBE  # no frame, at least one
                 while high - low > 1:
                     middle = (low + high) // 2
@@ -101,7 +107,7 @@ class Hub(nn.Module):
         try:
             states = self._states(waveform)
             return states.shape[2] > 0 and bool(states.isfinite().all())  # the variance of one frame is not
-        except (RuntimeError, ValueError, IndexError):  # how a model says that its input is too short
+        except (RuntimeError, ValueError, IndexError, AssertionError):  # how a model says that its input is too short
             return False
 
     def forward(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
@@ -211,7 +217,33 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
             remedy="weights and config must come from the same checkpoint",
         )
     refuse_not_finite(model.state_dict(), folder)
-    return wrap(model, config, normalise, extractor)
+    try:
+        return wrap(model, config, normalise, extractor)
+    except UserError:
+        raise
+    except Exception as error:  # models raise what they like: of shapes, of words in place of waves, of what is absent
+        why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        heard = "" if preprocessing(folder) else "; the folder has no preprocessor_config.json"
+        raise UserError(
+            "the model gives no states for a second of sound",
+            where=folder,
+            why=f"{why}{heard}",
+            remedy="a folder of a speech encoder, fetched whole: config.json, preprocessor_config.json and weights",
+        ) from None
+
+
+def _frames(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """That convolutions without padding make of so many samples."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+def _digest(extractor) -> str:
+    """Of what a feature extractor does, for the fingerprint of features: its settings without names and versions."""
+    settings = {name: value for name, value in extractor.to_dict().items() if name not in PASSING}
+    text = json.dumps(settings, sort_keys=True, default=lambda value: np.asarray(value).tolist())
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @contextlib.contextmanager

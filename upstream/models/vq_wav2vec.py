@@ -4,7 +4,7 @@ Source: Baevski et al. 2020, vq-wav2vec: Self-Supervised Learning of Discrete Sp
 and the released fairseq checkpoints differ, the checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wavbench.upstream.layers.causal import ACTIVATIONS, CHUNK, Channels, NormedConv
+from wavbench.upstream.layers.conv import in_float32
 from wavbench.upstream.lengths import frames_from_samples
 from wavbench.upstream.models import wav2vec
 from wavbench.upstream.models.wav2vec import FAIRSEQ_LEFT_OUT, Wav2Vec
@@ -142,20 +143,26 @@ class VqWav2Vec(Wav2Vec):
         else:
             raise ValueError(f"quantizer is {config.quantizer!r}; it is 'gumbel' or 'kmeans'")
 
-    def context_input(self, latents: Channels) -> Channels:
-        return self.quantizer(latents)[0]
+    def states(self, waveform: Float[Tensor, " samples"]) -> Iterator[Channels]:
+        """The states of one utterance that has frames, one after the other."""
+        with in_float32(waveform.device.type):
+            latents = self.encoder(waveform)
+            chosen = self.quantizer(latents)[0]
+        yield latents
+        yield from self.context(chosen)
 
     def codes(
         self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Int[Tensor, "batch frames groups"], Int[Tensor, " batch"]]:
         """Numbers of the entries chosen in each frame (-1 beyond an utterance's length), and the frames."""
         frames = frames_from_samples(lengths, self.encoder.sizes)
-        rows = [
-            self.quantizer(self.encoder(waveforms[i, :size]))[1]
-            if count
-            else lengths.new_zeros(0, self.config.groups, dtype=torch.long)
-            for i, (size, count) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True))
-        ]
+        with in_float32(waveforms.device.type):
+            rows = [
+                self.quantizer(self.encoder(waveforms[i, :size]))[1]
+                if count
+                else lengths.new_zeros(0, self.config.groups, dtype=torch.long)
+                for i, (size, count) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True))
+            ]
         return pad_sequence(rows, batch_first=True, padding_value=NO_CODE), frames
 
 

@@ -81,15 +81,12 @@ class Wav2Vec(nn.Module):
         """The states of one utterance that has frames, one after the other."""
         latents = self.encoder(waveform)
         yield latents
-        yield from self.context(self.context_input(latents))
+        yield from self.context(latents)
 
     @property
     def conv(self) -> StridedEncoder:
         """What makes frames of samples, under the name that it has in every family that is trained."""
         return self.encoder
-
-    def context_input(self, latents: Channels) -> Channels:
-        return latents
 
 
 # Not released: the shape of the large model, narrowed.

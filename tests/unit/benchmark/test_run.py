@@ -320,3 +320,22 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, corpus: Path,
     paths = Paths(tmp_path / "results", tmp_path / "stores")
     with pytest.raises(UserError, match="a head cannot be saved here"):
         plan_cell(Cell(task="er", save=tmp_path / "shut" / "head"), fbank, read_manifest(corpus), paths)
+
+
+def test_utterances_without_features_are_named_and_counted_in_the_record(
+    tmp_path: Path, build_corpus: Callable, fbank: Upstream
+) -> None:
+    manifest = build_corpus(tmp_path / "corpus", COUNT, shortest=0.3, longest=0.5, **COLUMNS)
+    audio = pd.read_csv(manifest)["audio"]
+    for row in (0, COUNT - 1, COUNT - 2):  # one of train, two of test
+        (manifest.parent / audio[row]).write_bytes(b"")
+    said: list[str] = []
+    listener = Listener(say=said.append)
+    paths = Paths(tmp_path / "results", tmp_path / "stores")
+    cell = Cell(task="er", budget_share=0.005)
+    (path,) = run_cell(plan_cell(cell, fbank, read_manifest(manifest), paths), paths, listener)
+    (line,) = [line for line in said if line.startswith("left out")]
+    assert line.startswith("left out: 2 of test, 1 of train that could not be used (first: secret-utterance-00: ")
+    record = read_record(path)
+    assert record.secondary["left_out"] == 2.0
+    assert record.n == SPLIT.count("test") - 2

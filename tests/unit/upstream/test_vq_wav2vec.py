@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from wavbench.upstream.inference import computing
 from wavbench.upstream.layers import causal
 from wavbench.upstream.models import vq_wav2vec
 from wavbench.upstream.models.vq_wav2vec import NO_CODE, Config, GumbelQuantizer, KmeansQuantizer, VqWav2Vec
@@ -192,3 +193,14 @@ def test_every_weight_has_the_name_and_shape_that_fairseq_gives_it(depth: int) -
     assert vq_wav2vec.fairseq_names(gumbel.config)["quantizer.codebook"] == (f"{vq}.vars",)
     assert found[("feature_aggregator.conv_layers.11.1.weight",)] == (512, 512, 13)
     assert found[("feature_extractor.conv_layers.7.2.bias",)] == (512,)
+
+
+@pytest.mark.parametrize("quantizer", ["gumbel", "kmeans"])
+def test_half_precision_chooses_the_same_codes(quantizer: str) -> None:
+    model, waveform = small(quantizer=quantizer).eval(), noise(20_000)[None]
+    lengths = torch.tensor([20_000])
+    with computing(torch.device("cpu"), "fp32"):
+        codes, states = model.codes(waveform, lengths)[0], model(waveform, lengths).states
+    with computing(torch.device("cpu"), "bf16"):
+        assert torch.equal(model.codes(waveform, lengths)[0], codes)
+        torch.testing.assert_close(model(waveform, lengths).states[:, 0].float(), states[:, 0])

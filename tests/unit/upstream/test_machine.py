@@ -1,0 +1,35 @@
+"""What a process may use: a job's or a container's limit counts, not what the machine has."""
+
+from pathlib import Path
+
+import pytest
+
+from wavbench.upstream import machine
+
+MIB = 1 << 20
+
+
+def group(folder: Path, names: tuple[str, str, str], most: str, used: int, idle: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{most}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon {used - idle}\n{names[2]} {idle}\n")
+
+
+@pytest.mark.parametrize(("names", "line"), [(machine.NEW, "0::"), (machine.OLD, "4:memory:")])
+def test_the_smallest_limit_around_a_process_counts(tmp_path: Path, names: tuple, line: str) -> None:
+    root = tmp_path / "groups" / line.split(":")[1]
+    group(root / "jobs/one", names, "max" if names == machine.NEW else str(1 << 62), 3 * MIB, 0)
+    group(root / "jobs", names, str(32 * MIB), 10 * MIB, 2 * MIB)
+    group(root / "other", names, str(MIB), MIB, 0)
+    own = tmp_path / "cgroup"
+    own.write_text(f"1:cpu:/jobs/one\n{line}/jobs/one\nodd\n")
+    left = machine._of_groups(tmp_path / "groups", own)
+    assert min(left) == 24 * MIB  # what was read from files and lies idle can be had
+
+
+def test_a_machine_without_control_groups_has_what_it_has(tmp_path: Path) -> None:
+    assert machine._of_groups(tmp_path, tmp_path / "none") == []
+    (tmp_path / "cgroup").write_text("0::/gone\n")
+    assert machine._of_groups(tmp_path, tmp_path / "cgroup") == []
+    assert 0 < machine.free_memory() <= machine._of_the_machine() * 1.5

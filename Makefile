@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= auto
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
 .PHONY: demo test slow lint install
@@ -13,7 +14,7 @@ demo: $(READY)
 test: $(READY)
 	@[ -n "$$WAVBENCH_CHROMIUM" ] || for name in $(BROWSERS); do command -v $$name; done | grep -q . \
 		|| echo "no Chromium: the tests of the page in a browser are skipped; apt-get install chromium brings one"
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; before torch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The shapes in annotations are promises; here they are kept. Before any module of wavbench is imported.
 install_import_hook("wavbench", "runtime_types.typed")
 
@@ -13,7 +16,11 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import soundfile  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
+# Machines are shared: how long drawing a case took says nothing of the code.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,6 +1,8 @@
 """ECAPA-TDNN as an utterance head: speechbrain's network at a quarter of its width, and a class for each utterance."""
 
+import sys
 from functools import partial
+from importlib.util import find_spec
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -12,6 +14,20 @@ CHANNELS = (128, 128, 128, 128, 384)  # the paper's 512 and 1,536 by four, so th
 ATTENTION = SQUEEZE = 64
 EMBEDDING = 192
 LEAST = 9  # frames: its convolutions mirror up to four at each end
+
+
+NEEDS = {"k2_fsa": "k2", "nlp": "flair", "numba": "numba"}  # of speechbrain's integrations
+
+
+def forget_dead_redirects() -> None:
+    """Take speechbrain's old names of integrations that are not installed out of the list of modules.
+
+    Whoever looks through that list (pickle, for where a class lives; hypothesis) would be met with their ImportError.
+    """
+    for name, module in list(sys.modules.items()):
+        target = str(vars(module).get("target", "")) if type(module).__name__ == "DeprecatedModuleRedirect" else ""
+        if any(f".{part}" in target and find_spec(need) is None for part, need in NEEDS.items()):
+            del sys.modules[name]
 
 
 class Ecapa(nn.Module):
@@ -31,6 +47,7 @@ class Ecapa(nn.Module):
         super().__init__()
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
+        forget_dead_redirects()
         self.network = ECAPA_TDNN(
             inputs,
             lin_neurons=EMBEDDING,

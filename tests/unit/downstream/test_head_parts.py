@@ -1,6 +1,8 @@
 """Parts of heads against plain loops: looped modules, utterances of equal length, pairs of frames, attention, norms."""
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -108,3 +110,14 @@ def test_symmetric_normalisation_is_a_plain_loops() -> None:
         sides = [[float(embeddings[side[k]] @ other) for other in cohort] for side in (first, second)]
         expected = sum((score - np.mean(side)) / np.std(side) for side in sides) / 2
         assert ours[k] == pytest.approx(expected)
+
+
+def test_after_speechbrain_every_module_in_memory_can_be_looked_at() -> None:
+    """In a process of its own: whether it was imported here before is chance."""
+    code = (
+        "import sys, wavbench; from wavbench.downstream.heads.ecapa import Ecapa; Ecapa(8, 2); "
+        "[getattr(module, '__file__', None) for module in list(sys.modules.values())]; "
+        "import pickle; pickle.dumps(len); print('speechbrain.lobes.models.ECAPA_TDNN' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True"

@@ -82,7 +82,7 @@ def test_discounts_are_those_of_the_counts_of_counts() -> None:
     assert probability(model, (), UNKNOWN) == pytest.approx(23 / 392, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(CORPORA, st.integers(1, 4), st.lists(st.sampled_from("abcd"), max_size=4))
 def test_probabilities_are_those_of_the_definition(corpus: list[list[str]], order: int, history: list[str]) -> None:
     known = {token for sentence in corpus for token in sentence}
@@ -93,7 +93,7 @@ def test_probabilities_are_those_of_the_definition(corpus: list[list[str]], orde
         assert probability(model, tuple(history), token) == pytest.approx(wanted, rel=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CORPORA, st.integers(1, 5), st.booleans(), st.lists(st.sampled_from("abcde"), max_size=5))
 def test_probabilities_after_any_history_sum_to_one(
     corpus: list[list[str]], order: int, prune: bool, history: list[str]

@@ -29,7 +29,7 @@ def test_an_epoch_is_a_pure_function_of_seed_and_number() -> None:
     assert [batch.index for batch in plan(LENGTHS)] == list(range(len(plan(LENGTHS))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     count=st.integers(1, 150),
     spread=st.sampled_from([1, 30, 500, 20_000]),
@@ -116,7 +116,7 @@ def test_about_half_of_the_frames_are_hidden() -> None:
     assert share == pytest.approx(0.49, abs=0.01)  # 1 - (1 - 0.065)^10, and nearly nothing at the ends
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     frames=st.integers(0, 80), share=st.floats(0, 1), span=st.integers(1, 20), least=st.integers(1, 3),
     seed=st.integers(0, 100),
@@ -141,7 +141,7 @@ def test_the_number_of_spans_has_the_exact_mean() -> None:
     assert np.mean(counts) == pytest.approx(3.5, abs=0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=st.integers(0, 120), negatives=st.integers(1, 150), seed=st.integers(0, 100))
 def test_negatives_are_other_hidden_frames_of_the_crop(frames: int, negatives: int, seed: int) -> None:
     config = wav2vec2.Config(num_negatives=negatives)

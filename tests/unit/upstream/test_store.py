@@ -148,7 +148,7 @@ def test_a_subset_of_layers_is_found_by_its_numbers(tmp_path: Path) -> None:
     assert "4, 8" in error.value.remedy
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(st.integers(0, 9), max_size=25), layers=st.lists(st.sampled_from([0, 1, 2]), max_size=4))
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_any_order_of_rows_equals_reading_one_by_one(

@@ -135,7 +135,7 @@ def test_librispeech_is_lower_case_with_its_apostrophes() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     text=st.text(
         st.one_of(
@@ -152,7 +152,6 @@ def test_a_rule_leaves_alone_what_it_made(rule: str, text: str, language: str) -
     assert once == " ".join(once.split())
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_composed_and_decomposed_texts_become_one(text: str) -> None:
     for rule in RULES:

@@ -121,7 +121,7 @@ def test_a_crop_too_short_to_predict_anything_has_no_loss_and_no_gradient(frames
     assert all(bool((parameter.grad == 0).all()) for parameter in model.parameters())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=st.integers(0, 60), negatives=st.integers(1, 30), steps=st.integers(1, 14), first=st.integers(1, 4))
 def test_negatives_are_other_frames_of_the_crop(frames: int, negatives: int, steps: int, first: int) -> None:
     config = Config(num_negatives=negatives, prediction_steps=steps, first_step=first)

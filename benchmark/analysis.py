@@ -98,20 +98,20 @@ def analyse(config: schemas.Analyse) -> int:
         raise UserError(
             f"{len(failed)} of {len(works)} analyses could not be made; the others are there",
             where=config.manifest,
-            why="; ".join(f"{name}: {error.what}" for name, error in failed.items()),
+            why="; ".join(dict.fromkeys(f"{works[number].name}: {error.what}" for number, error in failed.items())),
             remedy=next((error.remedy for error in failed.values() if error.remedy), ""),
         )
     return 0
 
 
-def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> tuple[list[Path], dict[str, UserError]]:
-    """What is not done, one analysis after the other; the file of each, and by name what could not be made."""
+def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> tuple[list[Path], dict[int, UserError]]:
+    """What is not done, one analysis after the other; the file of each, and by number what could not be made."""
     results, folder = Path(config.results), works[0].members[0].path.parent
     audio = audio_hashes(sample, folder / "analysis-audio.json")
     hashes = {label: _corpus_hash(sample, label, audio) for label in {work.label for work in works}}
     keys = [_key(work, config, hashes[work.label]) for work in works]
     paths = [analysis_path(results, work.kind, key) for work, key in zip(works, keys, strict=True)]
-    failed: dict[str, UserError] = {}
+    failed: dict[int, UserError] = {}
     with Display() as display:
         todo = [number for number, path in enumerate(paths) if not _is_done(path)]
         if len(todo) < len(works):
@@ -127,7 +127,7 @@ def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> t
             try:
                 values, counts = _values(work, reading, ids, config, sample, display)
             except UserError as error:  # of this one alone: too few of its labels are left, or states are all the same
-                failed[work.name] = error
+                failed[number] = error
                 display.say(f"failed: {work.name}: {error.what}")
                 continue
             cost = {"seconds": round(time.monotonic() - clock, 2)}
@@ -153,7 +153,7 @@ def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> t
             )
             write_analysis(results, analysis)
             display.say(f"finished: {work.name} ({cost['seconds']:.0f} s)")
-    return [path for work, path in zip(works, paths, strict=True) if work.name not in failed], failed
+    return [path for number, path in enumerate(paths) if number not in failed], failed
 
 
 def _values(

@@ -17,6 +17,7 @@ GROUP_BYTES = 512 << 20  # of cross-products that are held at once; more layers 
 PERMUTATIONS = 3  # of labels, for what CCA scores where there is nothing to find
 MOST_CLASSES = 200  # of a label: the most frequent ones
 LEAST_POINTS, MOST_POINTS = 4, 2_000  # of a t-SNE
+ROUNDING = 1e-5  # of a state: the same utterance in another place of a batch
 PERPLEXITY = 30.0  # of t-SNE: neighbours that a point looks at, about
 DIGITS = 5  # of what is written
 
@@ -154,7 +155,8 @@ def tsne_of(reader: Reader, layer: int, labels: pd.DataFrame, salt: str, hide: b
         raise UserError(f"{len(labels)} utterances are too few for a t-SNE", remedy="more utterances=")
     states = reader.store.read_pooled([reader.store.row(id) for id in labels["id"]], [layer])[0][:, 0]
     states = states.astype(np.float64)
-    if not np.ptp(states, axis=0).any():
+    spread = np.ptp(states, axis=0).max()
+    if spread <= ROUNDING * np.abs(states).max():
         raise UserError(
             f"all utterances have the same state at layer {layer}: there is no plane to lay them in",
             why="the encoder has collapsed, or the sample is one recording many times",

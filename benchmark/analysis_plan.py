@@ -147,6 +147,8 @@ def labels_of(config: schemas.Analyse, manifest: Manifest, sample: Manifest) -> 
             raise UserError(f"labels={name}: every utterance of the sample has the same", remedy="another column")
     varied = [name for name in LABELS if name in table and table[name][table[name] != ""].nunique() > 1]
     found = Labels(tuple(timed), tuple(dict.fromkeys(config.labels or varied)))
+    if TSNE in config.kinds and len(sample) < LEAST_POINTS:
+        raise UserError(f"{len(sample)} utterances are too few for a t-SNE", where=manifest.path)
     for kind in config.kinds:
         if not possible(kind, found, sample):
             need = "phones with phone_ends, words with word_ends, or " if kind == CCA else ""

@@ -238,7 +238,10 @@ def _list_words(absent: Mapping[str, int], path: Path) -> None:
 
 
 def _measure(table: pd.DataFrame, root: Path, notes: list[str], progress: Callable[[int, int], None] | None) -> None:
-    """Fill `duration` in seconds from segments or file headers; extraction says why a file cannot be opened."""
+    """Fill `duration` in seconds from segments or file headers; extraction says why a file cannot be opened.
+
+    Segments to the end of their file get that end: a duration ends nothing.
+    """
     import soundfile
 
     def seconds(audio: str, start: object, end: object, known: object) -> object:
@@ -261,6 +264,12 @@ def _measure(table: pd.DataFrame, root: Path, notes: list[str], progress: Callab
             if progress:
                 progress(len(found), len(rows))
     table["duration"] = found
+    if "start" in table:
+        ends = list(table["end"]) if "end" in table else [""] * len(table)
+        table["end"] = [
+            round(float(start) + float(length), 6) if end == "" and length != "" and _is_length(start) else end
+            for start, end, length in zip(table["start"], ends, found, strict=True)
+        ]
     unread = table["id"][table["duration"].eq("")]
     if len(unread):
         notes.append(

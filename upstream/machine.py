@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
-# of the second and the first version of control groups: limit, what is used, and which line of memory.stat can be freed
-NEW = ("memory.max", "memory.current", "inactive_file")
-OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# of the second and the first version of control groups: limit, what is used, and which lines of memory.stat can be had
+NEW = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def cores() -> int:
@@ -53,11 +53,11 @@ def _of_groups(groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> 
     return left
 
 
-def _left(folder: Path, limit: str, used: str, freed: str) -> int | None:
-    """Bytes below a limit; None where there is none. What was read from files and lies idle can be had."""
+def _left(folder: Path, limit: str, used: str, cached: tuple[str, ...]) -> int | None:
+    """Bytes below a limit; None where there is none. Copies of files count as free, as they do for a machine."""
     try:
         most, now = int((folder / limit).read_text()), int((folder / used).read_text())  # "max" is no number
         stat = dict(line.split(maxsplit=1) for line in (folder / "memory.stat").read_text().splitlines())
-        return max(most - now + int(stat.get(freed, 0)), 0)
+        return max(most - now + sum(int(stat.get(name, 0)) for name in cached), 0)
     except (OSError, ValueError):
         return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def write_recording(
                         states.resize(first + len(frames), axis=1)
                     states[row, first : first + len(frames)] = frames
                 alive()
+                os.utime(file.filename)  # of means nothing is written before the end, and idle files are cleared away
             means, deviations = zip(*(pooler.result() for pooler in poolers), strict=True)
             arrays = {"mean": np.stack(means).astype(np.float32), "std": np.stack(deviations).astype(np.float32)}
             if shape.dtype == "int8" and not shape.pooled:

@@ -97,6 +97,13 @@ def problems_of(table: pd.DataFrame, root: Path) -> list[Problem]:
     if "end" in seconds:
         start = seconds["start"].fillna(0) if "start" in seconds else 0
         report(seconds["end"] <= start, "end is not after start", "swap or correct them")
+    if {"start", "duration"} <= set(seconds):  # as other toolkits write segments; of a start at 0 it may be the file's
+        open_ended = seconds["end"].isna() if "end" in seconds else True
+        report(
+            (seconds["start"] > 0) & (seconds["duration"] > 0) & open_ended,
+            "start and duration without end: all to the end of the file would be taken",
+            "write end = start + duration",
+        )
     for column in ("language", "translation_language"):
         if column in table:
             bad = ~table[column].str.fullmatch(_LANGUAGE) & (table[column] != "")

@@ -13,8 +13,6 @@ from wavbench.upstream.errors import UserError
 from wavbench.upstream.inference import Pending
 from wavbench.upstream.manifest import Manifest
 
-SLACK = 0.5  # seconds that a duration may fall short by
-
 
 def segment_of(manifest: Manifest, row: int) -> tuple[float, float]:
     """First and last second of a row; NaN where its table does not say."""
@@ -29,14 +27,7 @@ def samples_of(upstream: Upstream, manifest: Manifest, row: int) -> Float32[np.n
     Raises:
         AudioError: why there are none.
     """
-    start, end = segment_of(manifest, row)
-    samples = load_audio(manifest.audio_path(row), start, end)
-    told = float(manifest.table["duration"].iat[row]) if "duration" in manifest.table else np.nan
-    if start > 0 and np.isnan(end) and len(samples) > (told + SLACK) * SAMPLE_RATE:
-        raise AudioError(
-            f"from its start to the file's end are {len(samples) / SAMPLE_RATE:.1f} s, and its duration is {told:g} s: "
-            "write end = start + duration"
-        )
+    samples = load_audio(manifest.audio_path(row), *segment_of(manifest, row))
     if len(samples) < upstream.min_samples:
         need = 1000 * upstream.min_samples / SAMPLE_RATE
         raise AudioError(f"it is shorter than one frame of {upstream.name} ({need:g} ms)")

@@ -26,9 +26,10 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess:
 
 def copy_rooms(tree: Path) -> None:
     """import-linter looks for packages where files lie, and ours are mapped to their names by setuptools."""
-    shutil.copytree(ROOT / "wavbench", tree / "wavbench")
+    compiled = shutil.ignore_patterns("__pycache__")  # other tests write and rename there
+    shutil.copytree(ROOT / "wavbench", tree / "wavbench", ignore=compiled)
     for room in ROOMS:
-        shutil.copytree(ROOT / room, tree / "wavbench" / room)
+        shutil.copytree(ROOT / room, tree / "wavbench" / room, ignore=compiled)
 
 
 def test_benchmark_uses_downstream_uses_upstream_and_never_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wavbench.upstream.checkpoints import refuse_not_finite
+from wavbench.upstream.checkpoints import MOST_LAYERS, refuse_not_finite
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.features import Features
 from wavbench.upstream.hugging_face import WAVEFORMS, preprocessing
@@ -176,6 +176,9 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
     extractor, normalise = None, False
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        depths = [getattr(config, name, 0) for name in ("num_hidden_layers", "encoder_layers", "decoder_layers")]
+        if any(type(depth) is int and depth > MOST_LAYERS for depth in depths):
+            raise ValueError(f"{max(depths):,} layers; {MOST_LAYERS:,} are the most that are built")
         if settings := preprocessing(folder):
             if settings.get("feature_extractor_type", WAVEFORMS) == WAVEFORMS:
                 normalise = settings["do_normalize"]
@@ -219,11 +222,15 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
     refuse_not_finite(model.state_dict(), folder)
     try:
         return wrap(model, config, normalise, extractor)
-    except UserError:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # models raise what they like: of shapes, of words in place of waves, of what is absent
         why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        heard = "" if preprocessing(folder) else "; the folder has no preprocessor_config.json"
+        heard = (
+            ""
+            if preprocessing(folder)
+            else "; the folder has neither preprocessor_config.json nor processor_config.json"
+        )
         raise UserError(
             "the model gives no states for a second of sound",
             where=folder,
@@ -240,10 +247,20 @@ def _frames(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int
 
 
 def _digest(extractor) -> str:
-    """Of what a feature extractor does, for the fingerprint of features: its settings without names and versions."""
+    """Of what a feature extractor does, for the fingerprint of features: where its settings are not their defaults.
+
+    So that a setting which a later release of transformers adds, or a word that it does not know, changes nothing.
+    """
     settings = {name: value for name, value in extractor.to_dict().items() if name not in PASSING}
+    with contextlib.suppress(TypeError):  # one that has no defaults
+        plain = type(extractor)().to_dict()
+        settings = {n: v for n, v in settings.items() if n in plain and not _same(v, plain[n])}
     text = json.dumps(settings, sort_keys=True, default=lambda value: np.asarray(value).tolist())
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _same(value, other) -> bool:
+    return bool(np.array_equal(np.asarray(value, dtype=object), np.asarray(other, dtype=object)))
 
 
 @contextlib.contextmanager

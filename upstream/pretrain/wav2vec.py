@@ -137,7 +137,7 @@ class Wav2VecPretraining(nn.Module):
     share can give them: with `logit_bias`, which is neither's, they begin there.
 
     Args:
-        encoder: with `encoder`, `context` and `context_input`, such as wav2vec's.
+        encoder: with `encoder` and `context`, such as wav2vec's.
         config: of the objective.
 
     Source: Schneider et al. 2019, section 3.2 and equation 1; fairseq's `Wav2VecPredictionsModel`.

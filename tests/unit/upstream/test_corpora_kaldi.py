@@ -85,7 +85,7 @@ def test_a_speaker_for_every_utterance_is_no_speaker(tmp_path: Path) -> None:
 def test_a_segment_to_the_end_of_its_recording(tmp_path: Path) -> None:
     folder = one_folder(tmp_path, "r1 r1.wav\r\n", segments="u1 r1 0.25 -1\r\n")
     made = import_corpus("kaldi", folder, tmp_path / "made.csv")
-    assert made.table[["start", "end", "duration"]].to_numpy().tolist() == [["0.25", "", "0.75"]]
+    assert made.table[["start", "end", "duration"]].to_numpy().tolist() == [["0.25", "1.0", "0.75"]]
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,17 @@ def test_an_end_is_after_its_start(tmp_path: Path, start: str, end: str, bad: bo
 
 
 @pytest.mark.parametrize(
+    ("start", "end", "duration", "bad"),
+    [("1", "", "2", True), ("0", "", "2", False), ("", "", "2", False), ("1", "3", "2", False), ("1", "", "", False)],
+)
+def test_a_duration_does_not_end_what_begins_inside_a_file(
+    tmp_path: Path, start: str, end: str, duration: str, bad: bool
+) -> None:
+    found = reasons(tmp_path, start=start, end=end, duration=duration)
+    assert found == ["start and duration without end: all to the end of the file would be taken"] * bad
+
+
+@pytest.mark.parametrize(
     ("phones", "ends", "reason"),
     [
         ("a b", "0.1", "2 phones but 1 phone_ends"),

@@ -218,7 +218,9 @@ def test_audio_that_cannot_be_opened_stays_without_a_duration(imports: Callable,
 
 def test_durations_are_those_of_segments_or_of_the_reader(imports: Callable) -> None:
     segments = {"start": ["0.1", "0.2", ""], "end": ["0.35", "", "0.2"]}
-    assert imports(rows(**segments)).table["duration"].tolist() == ["0.25", "0.3", "0.2"]
+    made = imports(rows(**segments)).table
+    assert made["duration"].tolist() == ["0.25", "0.3", "0.2"]
+    assert made["end"].tolist() == ["0.35", "0.5", "0.2"]  # a duration ends nothing
     given = imports(rows(duration=[0.45, "", "nonsense"])).table["duration"].tolist()
     assert given == ["0.45", "0.5", ""]
 

@@ -25,9 +25,9 @@ def foremost(boards: Iterable[Board]) -> list[Board]:
     """
     found = []
     for board in boards:
-        lines = dict.fromkeys(line_of(row.upstream) for row in board.rows)
+        lines = dict.fromkeys(map(_line, board.rows))
         best = {*list(lines)[:MOST], *BASELINES}
-        rows = tuple(row for row in board.rows if line_of(row.upstream) in best)
+        rows = tuple(row for row in board.rows if _line(row) in best)
         if len(rows) < len(board.rows):
             gone = {row.upstream for row in board.rows} - {row.upstream for row in rows}
             board = replace(board, rows=rows, layers=board.layers[~board.layers["upstream"].isin(gone)])
@@ -50,6 +50,12 @@ def records_of(boards: Iterable[Board], shown: Iterable[Board], records: Iterabl
         if left := _weights(board.rows) - _weights(few.rows):
             gone[board_key(board.rows[0].record)] = left
     return [record for record in records if record.checkpoint_hash not in gone.get(board_key(record), ())]
+
+
+def _line(row: Row) -> str:
+    """Of a row: encoders that were kept along one training are one line, too."""
+    trained = row.record.config.get("pretraining")
+    return f"training {trained['id']}" if trained else line_of(row.upstream)
 
 
 def _weights(rows: Iterable[Row]) -> set[str]:

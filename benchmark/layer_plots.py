@@ -261,13 +261,13 @@ def _tsne(found: list[Analysis], names: dict, stem: Path) -> Path:
     return save(figure, pd.concat(table, ignore_index=True), stem)
 
 
-def draw_line(axis, layers: list[int], values, low, high, last: int, colour: str, marker: str):
+def draw_line(axis, layers: list[int], values, low, high, last: int, colour: str, marker: str, stroke: str = "-"):
     """A line by layer with its band; an upstream that has layer 0 alone is a line across, up to the last of others."""
     if list(layers) == [0] and last > 0:
         axis.fill_between([0, last], low[0], high[0], color=colour, alpha=0.08, linewidth=0)
         return axis.axhline(values[0], color=colour, linewidth=1.2, linestyle="--")
     axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
-    return axis.plot(layers, values, marker=marker, markersize=4, color=colour)[0]
+    return axis.plot(layers, values, marker=marker, markersize=4, color=colour, linestyle=stroke)[0]
 
 
 def _layer_ticks(put, layers: list[int]) -> None:

@@ -31,6 +31,7 @@ from wavbench.benchmark.recipes import names_of, one_per_seed, recipe_of, withou
 from wavbench.benchmark.record import Record
 
 RAW = ("superb",)  # protocols whose mixes are of states as they are; others standardise every dimension of every layer
+UNTRAINED = "-."  # stroke of random twins
 BAND = "range over seeds, or 95 % interval of a single one"
 
 
@@ -151,7 +152,8 @@ def _draw_scores(axis, board: Board, own: list[Line], style: dict, table: list[d
         if line.layers:
             points = [band(line.by_layer[layer]) for layer in line.layers]
             value, low, high = (np.array([point[name] for point in points]) for name in ("value", "low", "high"))
-            handles[line.name] = draw_line(axis, line.layers, value, low, high, last, *style[line.name])
+            stroke = UNTRAINED if " random" in line.name else "-"
+            handles[line.name] = draw_line(axis, line.layers, value, low, high, last, *style[line.name], stroke)
             about = {**_about(board), "upstream": line.name}
             table += [about | {"layer": k, **point} for k, point in zip(line.layers, points, strict=True)]
     if board.chance is not None:

@@ -56,3 +56,18 @@ def test_upstreams_of_which_single_layers_alone_were_scored_stay(make_record: Ca
     few = foremost(boards)
     assert [r for r in records_of(boards, few, records) if r.upstream == "single"] == single
     assert "single" in set(few[0].layers["upstream"])
+
+
+def test_encoders_kept_along_one_training_take_one_place(make_record: Callable) -> None:
+    config = make_record().config
+    moments = [
+        make_record(
+            upstream=f"run_step{k}",
+            value=95.0 - k,
+            config={**config, "pretraining": {"run": "run", "id": "a", "hours": k}},
+        )
+        for k in range(MOST)
+    ]
+    boards = boards_of([*moments, *many(make_record, MOST - 1)])
+    assert len(boards[0].rows) > MOST
+    assert foremost(boards) == boards

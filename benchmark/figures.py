@@ -3,7 +3,7 @@
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,13 +39,17 @@ def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {n: (COLOURS[k % colours], MARKERS[(k + k // colours) % len(MARKERS)]) for k, n in enumerate(names)}
 
 
-def axes_for(count: int, height: float, width: float = 4.4, most: int = 3):
-    """A figure and so many axes, at most `most` beside each other; sizes of one panel in inches."""
+def axes_for(count: int, height: float | Sequence[float], width: float = 4.4, most: int = 3):
+    """A figure and so many axes, at most `most` beside each other; inches of one panel, or a height of each."""
     import matplotlib.pyplot as plt
 
     columns = min(count, most)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns + 0.6, height * rows), squeeze=False)
+    each = [height] * count if isinstance(height, int | float) else list(height)
+    tall = [max(each[row * columns : (row + 1) * columns]) for row in range(rows)]  # panels side by side are alike
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns + 0.6, sum(tall)), squeeze=False, height_ratios=tall
+    )
     for spare in axes.flat[count:]:
         spare.set_visible(False)
     return figure, axes.flat[:count]
@@ -136,7 +140,10 @@ def between(name: str, most: int) -> str:
 def in_two_lines(name: str) -> str:
     """A name beside an axis, which must leave room for what is drawn."""
     whole = between(name, 2 * TICK)
-    return whole if len(whole) <= TICK else f"{whole[:TICK]}\n{whole[TICK:]}"
+    if len(whole) <= TICK:
+        return whole
+    place = max(whole.rfind(mark, TICK // 2, TICK) for mark in "_ -/") + 1 or TICK
+    return f"{whole[:place]}\n{whole[place:]}"
 
 
 def short(name: str, most: int = 18) -> str:

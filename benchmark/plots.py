@@ -272,8 +272,7 @@ def _probed(boards: list[Board]) -> set[str]:
 
 def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
     """Every board's rows with their intervals, best on top."""
-    most = max(len(board.rows) for board in boards) if boards else 1
-    figure, axes = axes_for(max(len(boards), 1), 1.1 + 0.32 * most)
+    figure, axes = axes_for(max(len(boards), 1), [1.1 + 0.32 * len(board.rows) for board in boards] or 1.4)
     table = []
     for axis, board in zip(axes, boards, strict=False):
         places, colours = [-row.rank for row in board.rows], [style[row.upstream][0] for row in board.rows]

@@ -155,3 +155,11 @@ def test_long_names_leave_room_for_the_scores(tmp_path: Path, make_record: Calla
     assert set(pd.read_csv(figures["scores"].with_suffix(".csv"))["upstream"]) == set(names)
     ticks = [tick.get_text() for tick in drawn["scores"].axes[0].get_yticklabels()]
     assert len(set(ticks)) == 2  # they are told apart
+
+
+def test_panels_are_as_tall_as_their_rows_need(tmp_path: Path, make_record: Callable, drawn: dict) -> None:
+    records = [make_record(upstream=f"u{k}") for k in range(9)]
+    records += [make_record(upstream=f"u{k}", task=task) for k in range(2) for task in ("a", "b", "c")]
+    write_figures(boards_of(records), tmp_path)
+    heights = [axis.get_position().height for axis in drawn["scores"].axes if axis.get_visible()]
+    assert heights[-1] > 1.5 * heights[0]  # er comes after a, b, c: in a row of its own

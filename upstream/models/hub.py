@@ -25,7 +25,7 @@ from wavbench.upstream.features import Features
 from wavbench.upstream.hugging_face import WAVEFORMS, preprocessing
 from wavbench.upstream.languages import file_name, unknown_language
 from wavbench.upstream.layers.waveform import UNIT_VARIANCE, normalise_waveforms
-from wavbench.upstream.lengths import samples_from_frames
+from wavbench.upstream.lengths import frames_from_samples, samples_from_frames
 
 SAMPLE_RATE = 16_000  # Hz
 PROBE = SAMPLE_RATE  # samples of noise that a model of unknown shape is measured with
@@ -82,12 +82,13 @@ class Hub(nn.Module):
             states = self._states(noise[:, :PROBE])
             self.num_states, _, frames, self.dim = states.shape
             kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+            sizes = tuple(zip(kernels, strides, strict=True)) if kernels and strides else ()
             if self.window:
                 self.positions = frames  # for the whole window
                 self.frame_rate, self.min_samples = frames * SAMPLE_RATE / self.window, 1
-            elif kernels and strides and self.extractor is None and frames == _frames(PROBE, kernels, strides):
+            elif sizes and self.extractor is None and frames == frames_from_samples(PROBE, sizes):
                 self.frame_rate = SAMPLE_RATE / math.prod(strides)
-                self.min_samples = samples_from_frames(1, tuple(zip(kernels, strides, strict=True)))
+                self.min_samples = samples_from_frames(1, sizes)
             else:
                 self.frame_rate = (self._states(noise).shape[2] - frames) / 2
                 if self.frame_rate <= 0:
@@ -176,9 +177,9 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
     extractor, normalise = None, False
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        depths = [getattr(config, name, 0) for name in ("num_hidden_layers", "encoder_layers", "decoder_layers")]
-        if any(type(depth) is int and depth > MOST_LAYERS for depth in depths):
-            raise ValueError(f"{max(depths):,} layers; {MOST_LAYERS:,} are the most that are built")
+        for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+            if type(depth := getattr(config, name, 0)) is int and depth > MOST_LAYERS:
+                raise ValueError(f"{name} is {depth:,}; {MOST_LAYERS:,} are the most that are built")
         if settings := preprocessing(folder):
             if settings.get("feature_extractor_type", WAVEFORMS) == WAVEFORMS:
                 normalise = settings["do_normalize"]
@@ -237,13 +238,6 @@ def open_folder(folder: Path, *, random: bool = False) -> Hub:
             why=f"{why}{heard}",
             remedy="a folder of a speech encoder, fetched whole: config.json, preprocessor_config.json and weights",
         ) from None
-
-
-def _frames(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """That convolutions without padding make of so many samples."""
-    for kernel, stride in zip(kernels, strides, strict=True):
-        samples = (samples - kernel) // stride + 1
-    return samples
 
 
 def _digest(extractor) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from wavbench.upstream import catalog
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.layers.waveform import UNIT_VARIANCE
 
 CONVS = {
     "conv_dim": [16] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2],
@@ -43,8 +44,7 @@ def test_the_file_that_newer_releases_write_says_how_waveforms_are_prepared(kind
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(EARS))
     older = catalog.load(str(tmp_path))
     assert newer.config == older.config
-    assert "unit variance" in str(older.normalisation).lower() or "unit" in str(older.normalisation)
-    assert newer.normalisation == older.normalisation
+    assert newer.normalisation == older.normalisation == UNIT_VARIANCE
     waveform, length = 3 + torch.randn(1, 6_000), torch.tensor([6_000])
     torch.testing.assert_close(newer(waveform, length).states, older(waveform, length).states)
 
@@ -86,6 +86,15 @@ def test_a_model_that_sees_a_fixed_picture_of_sound_is_refused(tmp_path: Path) -
     ASTFeatureExtractor(max_length=128).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="gives no states for a second of sound"):
         catalog.load(str(tmp_path))
+
+
+def test_a_depth_that_no_model_has_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    write("UniSpeechSat", tmp_path, **CONVS)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 10**8}))
+    with pytest.raises(UserError, match="cannot open this folder") as error:
+        catalog.load(str(tmp_path))
+    assert "num_hidden_layers is 100,000,000" in error.value.why
 
 
 def test_features_of_another_feature_extractor_are_other_features(tmp_path: Path) -> None:

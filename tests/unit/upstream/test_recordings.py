@@ -1,6 +1,7 @@
 """Long recordings: windows of a recording against the whole, and their shards against those of utterances."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,3 +175,26 @@ def test_a_model_that_fails_on_a_recording_leaves_nothing_half_written(
         extract(upstream, read_manifest(manifest), tmp_path / "store")
     assert not list((tmp_path / "store/shards").iterdir())
     assert not list((tmp_path / "store/claims").iterdir())
+
+
+def test_the_file_of_a_recording_in_the_making_shows_signs_of_life(
+    tmp_path: Path, build_corpus: Callable[..., Path], speech: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of means nothing is written before the end; workers on other machines clear away files that lie idle."""
+    manifest = build_corpus(tmp_path / "corpus", 1)
+    soundfile.write(manifest.parent / "audio/u0000.wav", speech.numpy(), 16_000)
+    monkeypatch.setattr(extraction, "WHOLE_SECONDS", 5.0)
+    upstream, idle = small("wav2vec2_base"), []
+    parts = upstream.recording
+
+    def slowly(*given: object) -> Iterator:
+        for part in parts(*given):
+            yield part
+            (temporary,) = (tmp_path / "store/shards").glob(".tmp*")
+            idle.append(time.time() - temporary.stat().st_mtime)
+            os.utime(temporary, (0, 0))
+
+    monkeypatch.setattr(upstream, "recording", slowly)
+    extract(upstream, read_manifest(manifest), tmp_path / "store", pooled=True)
+    assert len(idle) > 1
+    assert max(idle) < 600

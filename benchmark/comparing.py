@@ -65,7 +65,7 @@ def compare(
     Source: Noreen 1989, Computer-intensive methods for testing hypotheses; Riezler and Maxwell 2005, for BLEU; Holm
         1979; Westfall and Young 1993, Resampling-based multiple testing, algorithm 2.8, for the step-down.
     """
-    ordered = [{seed: _in_order(scores) for seed, scores in own.items()} for own in rows]
+    ordered = _in_order(rows)
     p, adjusted = (np.full((len(rows), len(rows)), np.nan) for _ in range(2))
     for matrix in (p, adjusted):
         np.fill_diagonal(matrix, 1.0)
@@ -92,15 +92,30 @@ def columns_of(metric: str) -> tuple[str, ...]:
     return ("utterance", *own)
 
 
-def _in_order(scores: pd.DataFrame) -> pd.DataFrame:
-    names = [name for name in ITEM if name in scores]
-    return scores.sort_values(names, kind="stable").reset_index(drop=True)
+def _in_order(rows: Sequence[Scores]) -> list[dict[int, pd.DataFrame]]:
+    """Tables sorted by their items; those with the same items, as those of a test set mostly are, by one sorting."""
+    sorted_before: list[tuple[pd.DataFrame, np.ndarray]] = []
+
+    def order_of(scores: pd.DataFrame) -> np.ndarray:
+        names = [name for name in ITEM if name in scores]
+        for other, order in sorted_before:
+            if names == [name for name in ITEM if name in other] and _alike(scores, other):
+                return order
+        order = scores[names].reset_index(drop=True).sort_values(names, kind="stable").index.to_numpy()
+        sorted_before.append((scores, order))
+        return order
+
+    return [{seed: own.iloc[order_of(own)].reset_index(drop=True) for seed, own in row.items()} for row in rows]
 
 
 def _alike(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Whether two tables in order have the same test items, by all that both of them say of these."""
+    """Whether two tables have the same test items in the same order, by all that both of them say of these."""
     names = [name for name in ITEM if name in one and name in other]
-    return len(one) == len(other) and all((one[name].astype(str) == other[name].astype(str)).all() for name in names)
+    return len(one) == len(other) and all(
+        np.array_equal(one[name].to_numpy(), other[name].to_numpy())
+        or (one[name].astype(str).to_numpy() == other[name].astype(str).to_numpy()).all()
+        for name in names
+    )
 
 
 def _same_items(rows: Sequence[Scores]) -> list[list[int]]:
@@ -130,16 +145,17 @@ def _exchanged(
         counts /= np.maximum(counts[:, :, 1].sum(axis=1), 1e-12)[:, None, None]
     noise, freedom = _seed_noise(metric, rows)
     first, second = np.array(pairs).T
+    totals = counts.sum(axis=1)
 
     def differences(signs: Float[np.ndarray, "flips units"], random: np.random.Generator | None) -> np.ndarray:
         found = np.empty((len(signs), len(pairs)))
+        moved = np.einsum("fu,ruc->rfc", signs, counts, optimize=True) / 2  # what a row keeps, less what it gives away
         for start in range(0, len(pairs), TOGETHER):
             part = slice(start, start + TOGETHER)
-            one, other = counts[first[part]], counts[second[part]]  # (pairs, units, counts)
-            middle = (one + other).sum(axis=1) / 2
-            halves = ((one - other) / 2).transpose(1, 0, 2).reshape(len(units), -1)
-            moved = (signs @ halves).reshape(len(signs), *middle.shape)
-            found[:, part] = value(middle + moved) - value(middle - moved)
+            one, other = first[part], second[part]
+            halves = moved[one] - moved[other]  # (pairs, flips, counts)
+            middle = (totals[one] + totals[other])[:, None] / 2
+            found[:, part] = (value(middle + halves) - value(middle - halves)).T
         if random is not None and freedom:
             wide = np.sqrt(freedom / random.chisquare(freedom, (len(signs), 1)))  # as the noise itself is estimated
             shifts = random.normal(0.0, 1.0, (len(signs), len(rows))) * noise * wide

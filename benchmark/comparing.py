@@ -136,7 +136,7 @@ def _exchanged(
     columns = BLEU_COUNTS if metric == "BLEU" else ["errors", "tokens"]
     value = bleu_of_counts if metric == "BLEU" else _rate
     items = next((own[0] for own in rows if "speaker" in own[0]), rows[0][0])
-    codes, units = pd.factorize(items[unit_of(items)])
+    codes, units = pd.factorize(items[unit_of(items.filter(["utterance", "speaker"]))])
     counts = np.zeros((len(rows), len(units), len(columns)))
     for row, own in enumerate(rows):
         for scores in own:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,14 @@ import numpy as np
 
 from wavbench.benchmark.comparing import Compared, columns_of, compare, rank_ranges, told_apart
 from wavbench.benchmark.forked import results_of
-from wavbench.benchmark.leaderboard import Board
+from wavbench.benchmark.leaderboard import Board, Row
 from wavbench.benchmark.record import read_scores, write_text
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.machine import cores
 
 CACHE = Path(".cache/comparisons.json")  # under the results; not for git
 MANY = 100  # rows from which on their boards are compared by several processes
-VERSION = 3  # of how rows are compared: another number forgets what was kept
+VERSION = 4  # of how rows are compared: another number forgets what was kept
 
 
 def ranked(boards: Iterable[Board], results: Path) -> list[Board]:
@@ -69,7 +69,7 @@ def _compared(board: Board, results: Path) -> Compared:
     scores = {}
     for place, row in enumerate(board.rows):
         try:
-            own = {seed: read_scores(results, key) for seed, key in zip(row.head_seeds, row.keys, strict=True)}
+            own = {seed: read_scores(results, key) for seed, key in zip(_seeds(row), row.keys, strict=True)}
         except UserError:  # what is wrong with them is said where records are read
             continue
         if all(len(table) and set(columns_of(board.metric)) <= set(table) for table in own.values()):
@@ -80,6 +80,11 @@ def _compared(board: Board, results: Path) -> Compared:
         np.fill_diagonal(matrix, 1.0)
         matrix[np.ix_(places, places)] = own.round(6)
     return found
+
+
+def _seeds(row: Row) -> Sequence[int]:
+    """What tells the records of a row apart: their seeds, but for draws of labels that one seed was trained on."""
+    return row.head_seeds if len(set(row.head_seeds)) == len(row.keys) else range(len(row.keys))
 
 
 def _digest(metric: str, paths: list[list[Path]]) -> str:

@@ -254,7 +254,10 @@ def read_scores(results: Path, key: str, columns: Collection[str] | None = None)
         return pd.concat([trials, scores], axis="columns")
     except (OSError, ValueError) as error:
         raise UserError(
-            "the scores of a record cannot be read", where=path, why=str(error)[:200], remedy="run its cell again"
+            "the scores of a record cannot be read",
+            where=path,
+            why=str(error)[:200],
+            remedy="delete the record and run its cell again",
         ) from error
 
 

@@ -110,6 +110,14 @@ def test_rows_of_one_upstream_with_other_seeds_are_called_different_in_one_of_tw
     assert np.mean(called) == pytest.approx(0.05, abs=0.04)
 
 
+def test_a_second_speaker_without_a_first_is_no_unit() -> None:
+    """A stranger's scores may have columns of verification; they are compared by utterance."""
+    random = np.random.default_rng(0)
+    rows = [spoken(random.integers(0, 2, 24), 12).rename(columns={"speaker": "speaker_b"}) for _ in range(2)]
+    found = compare("accuracy", [{0: own} for own in rows], flips=200)
+    assert 0 < found.p[0, 1] <= 1
+
+
 def test_rows_of_other_test_items_are_not_compared() -> None:
     random = np.random.default_rng(6)
     one, other = (spoken(random.integers(0, 2, 20), 10) for _ in range(2))

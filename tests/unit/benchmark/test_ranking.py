@@ -109,3 +109,21 @@ def test_nothing_is_computed_twice_and_other_scores_are_compared_anew(
     text = (tmp_path / CACHE).read_text()
     (tmp_path / CACHE).write_text(text.replace("1.0", '"x"'))
     assert rows_of(records[:2]) == first
+
+
+def test_draws_of_labels_under_one_seed_are_all_compared(
+    tmp_path: Path, write: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = {"budget": {"updates": 10, "labels": "10min"}, "labels": 10.0}
+    records = [write("a", 0.9, config=tuned | {"labels_hash": name}, key=f"{k:020x}") for k, name in enumerate("xyz")]
+    records.append(write("b", 0.5, config=tuned | {"labels_hash": "x"}, key=f"{9:020x}"))
+    seen = []
+
+    def compared(metric: str, rows: list) -> Compared:
+        seen.append([len(own) for own in rows])
+        return Compared(np.ones((2, 2)), np.ones((2, 2)))
+
+    monkeypatch.setattr(ranking, "compare", compared)
+    (board,) = ranked(boards_of(records), tmp_path)
+    assert [row.seeds for row in board.rows] == [3, 1]
+    assert seen == [[3, 1]]

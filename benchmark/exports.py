@@ -5,11 +5,22 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import replace
 
 from wavbench.benchmark.figures import safe
 from wavbench.benchmark.leaderboard import Board, Row
 from wavbench.benchmark.record import COSTS, SCHEMA, Record
-from wavbench.benchmark.tables import markdown_table, overview_names, printable, ranks_of
+from wavbench.benchmark.tables import (
+    ABOUT,
+    HEARD,
+    about_marks,
+    heard_of,
+    markdown_table,
+    marks_of,
+    overview_names,
+    printable,
+    ranks_of,
+)
 from wavbench.upstream.errors import UserError
 
 LATEX = {
@@ -17,6 +28,7 @@ LATEX = {
     "[": "{[}", "*": "{*}",  # a row that begins with one of them would end the row before with an option
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
+DAGGER = r"$^\dagger$"
 
 
 def latex(boards: list[Board]) -> str:
@@ -36,7 +48,10 @@ def latex(boards: list[Board]) -> str:
     for name in overview_names(boards):
         cells = [_latex_cell(found.get((name, place))) for place in range(len(boards))]
         lines.append(" & ".join([escaped(name), *cells]) + r" \\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+    known = any(row.heard for row in found.values())
+    about = ABOUT[HEARD].replace(HEARD, DAGGER)
+    foot = [f"\\midrule\n\\multicolumn{{{len(boards) + 1}}}{{l}}{{\\footnotesize {about}}} \\\\"] if known else []
+    return "\n".join([*lines, *foot, "\\bottomrule", "\\end{tabular}", ""])
 
 
 def _arrow(board: Board) -> str:
@@ -46,10 +61,10 @@ def _arrow(board: Board) -> str:
 def _latex_cell(row: Row | None) -> str:
     if row is None:
         return "--"
-    value = f"{row.value:.2f}"
+    value, known = f"{row.value:.2f}", DAGGER if row.heard else ""
     if row.rank == 1:
-        return rf"\textbf{{{value}}}"
-    return rf"\underline{{{value}}}" if row.tied else value
+        return rf"\textbf{{{value}}}{known}"
+    return (rf"\underline{{{value}}}" if row.tied else value) + known
 
 
 def escaped(text: str) -> str:
@@ -102,7 +117,8 @@ def eval_results(boards: list[Board], upstream: str, datasets: Mapping[str, str]
             value=round(row.value, 4),
             date=record.started,
             notes=f"{board.metric} ({board.unit}), 95 % interval {row.low:.2f} to {row.high:.2f}; "
-            f"{how(board, record)}, {row.seeds} seed{'s' * (row.seeds > 1)}",
+            f"{how(board, record)}, {row.seeds} seed{'s' * (row.seeds > 1)}"
+            f"{'; ' * bool(row.heard)}{heard_of(row)}",
         )
         text = StringIO()
         YAML(typ="safe", pure=True).dump(eval_result_entries_to_yaml([entry]), text)
@@ -121,12 +137,16 @@ def how(board: Board, record: Record) -> str:
 def card_table(boards: list[Board], upstream: str) -> str:
     """The rows of one upstream as a section of its model card."""
     header = ["task", "corpus", "metric", "value", "95 % interval", "ranks", "of", "how"]
-    lines = [
-        [board.task, board.corpus, f"{board.metric} {'↑' if board.higher_is_better else '↓'}", f"{row.value:.2f}",
-         f"{row.low:.2f} to {row.high:.2f}", ranks_of(row), str(len(board.rows)), how(board, row.record)]
-        for board, row in rows_of(boards, upstream)
-    ]  # fmt: skip
-    return "\n".join(["## Evaluation", "", *markdown_table(header, lines), ""])
+    lines = []
+    for board, row in rows_of(boards, upstream):
+        metric, interval = (
+            f"{board.metric} {'↑' if board.higher_is_better else '↓'}",
+            f"{row.low:.2f} to {row.high:.2f}",
+        )
+        own = [f"{row.value:.2f}{marks_of(row)}", interval, ranks_of(row), str(len(board.rows)), how(board, row.record)]
+        lines.append([board.task, board.corpus, metric, *own])
+    about = about_marks([replace(board, rows=(row,)) for board, row in rows_of(boards, upstream)])
+    return "\n".join(["## Evaluation", "", *markdown_table(header, lines), "", *([about, ""] if about else [])])
 
 
 def record_schema() -> dict:

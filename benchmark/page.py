@@ -96,7 +96,7 @@ def write_page(
         layers=[layer_table(board) for board in boards if len(board.layers)],
         costs=cost_by_upstream(boards, records),
         rows=cost_of_rows(boards, records),
-        overall=overall_table(reference.overall),
+        overall=overall_table(reference.overall, boards),
         published=None if reference.published is None else published_table(reference.published),
         reference=reference,
         licences=[(corpus, reference.licences.get(corpus, "not recorded")) for corpus in _corpora(boards)],

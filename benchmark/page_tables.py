@@ -6,7 +6,7 @@ import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board, Row
 from wavbench.benchmark.overall import METRICS
-from wavbench.benchmark.tables import describe, marks_of, overview_names, ranks_of
+from wavbench.benchmark.tables import HEARD, describe, heard_of, marks_of, overview_names, ranks_of
 
 SHADES = 5  # of cells between the last and the first of a column
 WITHIN = 2  # shade of a layer within the interval of the best one
@@ -103,12 +103,12 @@ def winners(boards: list[Board]) -> Table:
         if not board.rows:
             continue
         best = board.rows[0]
-        alike = [row.upstream for row in board.rows[1:] if row.tied]
+        alike = [f"{row.upstream}{marks_of(row)}" for row in board.rows[1:] if row.tied]
         others = ", ".join(alike[:NAMED]) + (f" and {len(alike) - NAMED} more" if len(alike) > NAMED else "")
         arrow = "↑" if board.higher_is_better else "↓"
         cells = (
             Cell(board.name, small=f"{board.metric}\N{NO-BREAK SPACE}{arrow}"),
-            Cell(best.upstream, key=best.record.key, best=True),
+            Cell(best.upstream, key=best.record.key, best=True, **_known(best)),
             Cell(f"{best.value:.2f}", _between(best), best.record.key),
             Cell(others or "-"),
             Cell(carried(board)),
@@ -231,7 +231,7 @@ def layer_table(board: Board) -> Table:
     for name in sorted(probed, key=lambda name: (mixes[name].rank if name in mixes else len(mixes) + 1, name)):
         found = {int(x.layer): x for x in probed[name].itertuples()}
         best = max(found.values(), key=lambda x: sign * x.value)
-        cells = [Cell(name)]
+        cells = [Cell(name, **_known(mixes.get(name)))]
         for layer in layers:
             x = found.get(layer)
             if x is None:
@@ -249,11 +249,18 @@ def layer_table(board: Board) -> Table:
     return Table(tuple(columns), tuple(lines), board.name, about, words_of(board))
 
 
-def overall_table(scores: pd.DataFrame) -> Table:
-    """Scores over several boards."""
+def overall_table(scores: pd.DataFrame, boards: list[Board]) -> Table:
+    """Scores over several boards, with a mark at upstreams that were pretrained on audio of one of their corpora."""
+    heard: dict[str, set[str]] = {}
+    for row in (row for board in boards for row in board.rows):
+        heard.setdefault(row.upstream, set()).update(row.heard)
     columns = (Column("upstream", name=True), Column("score", "mean over boards", down=True),
                Column("Borda", "rows that it beats, mean over boards", down=True))  # fmt: skip
-    lines = [Line((Cell(x.upstream), number(x.score, 0), number(x.borda, 2))) for x in scores.itertuples()]
+    lines = []
+    for x in scores.itertuples():
+        known = sorted(heard.get(x.upstream, ()))
+        mark = {"mark": HEARD, "title": f"pretrained on audio of {', '.join(known)}"} if known else {}
+        lines.append(Line((Cell(x.upstream, **mark), number(x.score, 0), number(x.borda, 2))))
     return Table(columns, tuple(lines))
 
 
@@ -284,7 +291,7 @@ def published_table(published: pd.DataFrame) -> Table:
 def _score(board: Board, row: Row, interval: bool = True) -> Cell:
     mark, title = ("=", "not told apart from the best") if row.tied and row.rank > 1 else ("", "")
     if row.heard:
-        title = f"pretrained on {', '.join(row.heard)} {title}".strip()
+        title = f"{heard_of(row)} {title}".strip()
     if not row.scored:
         title = f"its scores are not there {title}".strip()
     mark = f"{marks_of(row)} {mark}".strip()
@@ -292,6 +299,11 @@ def _score(board: Board, row: Row, interval: bool = True) -> Cell:
     others = len(board.rows) - 1
     shade = round((SHADES - 1) * (1 - (row.rank - 1) / others)) if others else -1
     return Cell(f"{row.value:.2f}", small, row.record.key, shade, row.rank == 1, mark, title)
+
+
+def _known(row: Row | None) -> dict[str, str]:
+    """The mark at the name of an upstream that was pretrained on the corpus, for a cell."""
+    return {"mark": HEARD, "title": heard_of(row)} if row and row.heard else {}
 
 
 def _between(row: Row) -> str:

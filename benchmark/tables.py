@@ -6,7 +6,7 @@ import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board, Row
 
-COSTS = ("extract_s", "audio_s", "fit_s", "peak_memory_mb", "store_mb", "parameters", "upstream_parameters")
+COSTS = ("extract_s", "extract_cpu_s", "audio_s", "peak_memory_mb", "store_mb", "parameters", "upstream_parameters")
 # where a spreadsheet begins a cell (behind ; where that parts cells), and what it takes for the beginning of a formula
 FORMULA = re.compile("(^|[;\t\r\n])(?=[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-])")
 HEARD, UNSCORED = "†", "‡"  # behind values of upstreams that know the corpus, and those whose scores are not there
@@ -61,6 +61,8 @@ def long_table(boards: list[Board]) -> pd.DataFrame:
                     "head": record.head,
                     "learning_rate": " ".join(f"{rate:g}" for rate in record.learning_rate),
                     **{name: record.cost.get(name, "") for name in COSTS},
+                    "fit_s": row.fit_seconds,
+                    "fitted_at_once": row.fitted,
                     "corpus_hash": board.corpus_hash,
                     "checkpoint_hash": row.checkpoint_hash,
                     "key": record.key,
@@ -118,6 +120,11 @@ def marks_of(row: Row) -> str:
     """Signs behind a value, a blank before them: see ABOUT."""
     signs = HEARD * bool(row.heard) + UNSCORED * (not row.scored)
     return f" {signs}" if signs else ""
+
+
+def heard_of(row: Row) -> str:
+    """What the sign for corpora that an upstream knows means at one row; "" where it knows none."""
+    return f"pretrained on audio of {', '.join(row.heard)}" if row.heard else ""
 
 
 def about_marks(boards: list[Board]) -> str:
@@ -186,7 +193,7 @@ def board_table(board: Board) -> tuple[list[str], list[list[str]]]:
         line += [f"{row.value:.2f}{marks_of(row)}"]
         spread = f"{row.seeds}, deviation {row.deviation:.2f}" if row.seeds > 1 else "1"
         line += [f"{row.low:.2f} to {row.high:.2f}", spread, best, *more]
-        line += [f"{cost['extract_s']:.0f}", f"{cost['fit_s']:.0f}", f"{cost['store_mb']:.1f}"]
+        line += [f"{cost['extract_s']:.0f}", f"{row.fit_seconds:.0f}", f"{cost['store_mb']:.1f}"]
         lines.append([*line, f"{cost['upstream_parameters'] / 1e6:.1f} M"])
     return header, lines
 

@@ -118,3 +118,18 @@ def test_every_committed_record_validates_and_damaged_ones_do_not() -> None:
         assert not list(validator.iter_errors(values)), path
     for change in ({"schema": 0}, {"key": "../x"}, {"value": "1"}, {"ci95": [1.0]}, {"cost": {}}, {"more": 1}):
         assert list(validator.iter_errors(values | change)), change
+
+
+def test_exports_say_which_upstreams_know_the_corpus(make_record: Callable) -> None:
+    config = make_record().config | {"heard": ["emotions"]}
+    known = make_record(upstream="knows", value=70.0, ci95=[69.0, 71.0], config=config)
+    boards = boards_of([known, make_record(upstream="new", value=20.0, ci95=[19.0, 21.0])])
+    lines = latex(boards).splitlines()
+    assert r"knows & \textbf{70.00}$^\dagger$ \\" in lines
+    assert r"new & 20.00 \\" in lines
+    assert r"$^\dagger$ marks upstreams that were pretrained on audio of the corpus." in "".join(lines)
+    assert "70.00 †" in card_table(boards, "knows")
+    assert "† marks" in card_table(boards, "knows")
+    assert "†" not in card_table(boards, "new")
+    (file,) = eval_results(boards, "knows", {"emotions": "a/b"}).values()
+    assert "pretrained on audio of emotions" in " ".join(file.split())

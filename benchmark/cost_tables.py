@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable
+from dataclasses import replace
 
 from wavbench.benchmark.cost_plots import pareto_front, seconds_of
 from wavbench.benchmark.leaderboard import Board, Row
@@ -9,20 +10,19 @@ from wavbench.benchmark.page_tables import Cell, Column, Line, Table, number
 from wavbench.benchmark.record import Record
 
 AUDIO = Column("audio", "s per s of extraction", down=True)
+CPU = Column("audio", "s per CPU second of extraction", down=True)
+CLOCKS = ("extract_s", "extract_cpu_s")
 
 
 def cost_by_upstream(boards: list[Board], records: Iterable[Record]) -> Table:
-    """What an upstream takes, over all of its boards."""
+    """What an upstream takes whatever its heads do; what these took differs from board to board."""
     audio = audio_by_corpus(records)
     columns = (
         Column("upstream", name=True),
         Column("parameters", "millions"),
         Column("boards"),
-        Column("extraction", "s, median"),
-        *([AUDIO] if audio else []),
-        Column("fit and search", "s, median"),
+        *([AUDIO, CPU] if audio else []),
         Column("peak memory", "MB, most"),
-        Column("store", "MB, median"),
     )
     found: dict[str, list[Row]] = {}
     for board in boards:
@@ -31,16 +31,14 @@ def cost_by_upstream(boards: list[Board], records: Iterable[Record]) -> Table:
     lines = []
     for name, rows in sorted(found.items()):
         costs = [row.record.cost for row in rows]
-        rates = [rate for row in rows if (rate := _rate(row.record, audio))]
+        rates = [[_rate(row.record, audio, clock) for row in rows] for clock in CLOCKS]
+        medians = [statistics.median(known) if (known := [r for r in own if r]) else None for own in rates]
         cells = (
             Cell(name),
             number(costs[0]["upstream_parameters"] / 1e6, 1),
             Cell(str(len(rows))),
-            number(statistics.median(cost["extract_s"] for cost in costs), 0),
-            *([number(statistics.median(rates) if rates else None, 1)] if audio else []),
-            number(statistics.median(cost["fit_s"] for cost in costs), 0),
+            *([number(median, 1) for median in medians] if audio else []),
             number(max(cost.get("peak_memory_mb", 0.0) for cost in costs) or None, 0),
-            number(statistics.median(cost["store_mb"] for cost in costs), 0),
         )
         lines.append(Line(cells))
     return Table(columns, tuple(lines))
@@ -54,8 +52,8 @@ def cost_of_rows(boards: list[Board], records: Iterable[Record]) -> Table:
         Column("task and corpus", name=True),
         Column("score"),
         Column("extraction", "s"),
-        *([AUDIO] if audio else []),
-        Column("fit and search", "s"),
+        *([AUDIO, CPU] if audio else []),
+        Column("fit and search", "s, layer choices at once"),
         Column("peak memory", "MB"),
         Column("store", "MB"),
         Column("head", "parameters"),
@@ -73,8 +71,8 @@ def cost_of_rows(boards: list[Board], records: Iterable[Record]) -> Table:
                 Cell(board.name),
                 Cell(f"{row.value:.2f}"),
                 number(cost["extract_s"], 0),
-                *([number(_rate(row.record, audio), 1)] if audio else []),
-                number(cost["fit_s"], 0),
+                *([number(_rate(row.record, audio, clock), 1) for clock in CLOCKS] if audio else []),
+                replace(number(row.fit_seconds, 0), small=f"{row.fitted}"),
                 number(cost.get("peak_memory_mb"), 0),
                 number(cost["store_mb"], 0),
                 number(cost.get("parameters"), 0),
@@ -89,9 +87,7 @@ def audio_by_corpus(records: Iterable[Record]) -> dict[str, float]:
     return {record.corpus_hash: record.cost["audio_s"] for record in records if record.cost.get("audio_s")}
 
 
-def _rate(record: Record, audio: dict[str, float]) -> float | None:
+def _rate(record: Record, audio: dict[str, float], clock: str) -> float | None:
     """Audio seconds per second of extraction; None where nothing was stored, or nobody knows."""
-    seconds = audio.get(record.corpus_hash)
-    return (
-        seconds / record.cost["extract_s"] if seconds and record.cost["extract_s"] and record.cost["store_mb"] else None
-    )
+    seconds, took = audio.get(record.corpus_hash), record.cost.get(clock)
+    return seconds / took if seconds and took and record.cost["store_mb"] else None

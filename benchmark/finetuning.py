@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import resource
-import sys
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from wavbench.benchmark.display import Display
 from wavbench.benchmark.recipes import canonical_labels
 from wavbench.benchmark.record import Record, hashed, key_of, write_record, write_text
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.machine import PeakMemory
 
 HEAD = "linear"  # above an encoder that is trained for the task the head matters little, and the field takes this one
 # Keys that say where things lie and how fast they go; what decides the result stands beside them in a record's key.
@@ -218,7 +217,7 @@ def _train_and_score(run: _Run) -> None:
     from wavbench.downstream import finetune as tuning
     from wavbench.downstream.saved import add_about
 
-    started = datetime.now(UTC)
+    started, memory = datetime.now(UTC), PeakMemory()
     first, upstream, display = run.fabric.is_global_zero, run.plan.upstream, run.display
 
     def report(status) -> None:
@@ -261,7 +260,7 @@ def _train_and_score(run: _Run) -> None:
     scores = tuning.score(
         encoder, tuned.model.head, run.data, lambda done, total: display.progress("scoring test", done, total)
     )
-    _write_record(run, tuned, scores, started, training_seconds(run.folder / "train.csv"))
+    _write_record(run, tuned, scores, started, training_seconds(run.folder / "train.csv"), memory)
 
 
 def training_seconds(table: Path) -> float:
@@ -271,7 +270,9 @@ def training_seconds(table: Path) -> float:
     return float((audio / rows["audio_seconds_per_second"]).sum())
 
 
-def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, trained: float) -> None:
+def _write_record(
+    run: _Run, tuned, scores: pd.DataFrame, started: datetime, trained: float, memory: PeakMemory
+) -> None:
     from wavbench.benchmark.results import is_synthetic
     from wavbench.benchmark.stats import interval
     from wavbench.downstream.metrics import METRICS, secondary
@@ -282,7 +283,6 @@ def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, tra
     public, predictions = _tables(plan.manifest.name, data.table, scores)
     low, high, unit = interval(metric.name, public)
     labels = round(data.train_minutes, 2)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     record = Record(
         key=run.key,
         task=config.task,
@@ -317,7 +317,7 @@ def _write_record(run: _Run, tuned, scores: pd.DataFrame, started: datetime, tra
         cost={
             "extract_s": 0.0,
             "fit_s": round(trained, 2),
-            "peak_memory_mb": round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1),
+            "peak_memory_mb": round(memory.megabytes, 1),
             "store_mb": 0.0,
             "parameters": float(tuned.parameters),
             "upstream_parameters": float(upstream.num_parameters),

@@ -39,6 +39,9 @@ class Row:
         keys: of the records of all seeds.
         head_seeds: these seeds.
         ranks: the first and last rank that it can have, given the rows that are told apart; None where none was tested.
+        fit_seconds: that the heads of its first seed took, with their search; of all layer choices trained in one pass,
+            as nobody can say what the mix alone would have taken.
+        fitted: layer choices of that pass.
         scored: whether its scores are there, so that anybody can compute the value again.
         p_best: how likely so large a difference from the best row is if both are equal, held against all pairs of the
             board; NaN where they were not scored on the same test items.
@@ -60,6 +63,8 @@ class Row:
     deviation: float = math.nan
     ranks: tuple[int, int] | None = None
     p_best: float = math.nan
+    fit_seconds: float = math.nan
+    fitted: int = 1
     scored: bool = True
 
 
@@ -188,6 +193,7 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
     rows = []
     for place, (upstream, found, layer) in enumerate(mixes):
         mean, best = _mean(found), _mean(mixes[0][1])
+        together = [record for record in records if _pass(record) == _pass(_first(found))]
         rows.append(
             Row(
                 upstream=upstream,
@@ -201,6 +207,8 @@ def _board(records: list[Record], ambiguous: set[str]) -> Board:
                 record=_first(found),
                 keys=tuple(record.key for record in sorted(found, key=lambda record: record.seed)),
                 head_seeds=tuple(sorted(record.seed for record in found)),
+                fit_seconds=sum(record.cost["fit_s"] for record in together),
+                fitted=len(together),
                 **mean,
             )
         )
@@ -228,6 +236,11 @@ def training_of(record: Record) -> str:
     """How a head came to be that saw audio and not a store, "" for one that saw a store."""
     labels = labels_of(record)
     return f"{record.adaptation} fine-tuning, labels={labels}" if labels else ""
+
+
+def _pass(record: Record) -> tuple:
+    """What records of a board share whose heads were trained at once."""
+    return record.checkpoint_hash, record.seed, record.started, record.store_fingerprint
 
 
 def _first(records: list[Record]) -> Record:

@@ -1,8 +1,7 @@
 """A finished cell on disk: its record, its scores and predictions, its trained head."""
 
 import json
-import resource
-import sys
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from wavbench.downstream.saved import save_heads
 from wavbench.downstream.splits import fold_column
 from wavbench.upstream.description import description_of
 from wavbench.upstream.kept import plain
+from wavbench.upstream.machine import PeakMemory
 from wavbench.upstream.manifest import Manifest
 
 MOST_CLASSES = 200  # of a confusion matrix that is written
@@ -42,6 +42,7 @@ def write_result(
     result: Result,
     started: datetime,
     fit_seconds: float,
+    memory: PeakMemory,
 ) -> Path:
     """One result as a record, its public scores and its private predictions.
 
@@ -53,6 +54,7 @@ def write_result(
         result: of one layer choice.
         started: when the cell's heads began to train.
         fit_seconds: that they took, per layer choice.
+        memory: since then.
     """
     scores, predictions = _tables(plan, table, result.scores)
     metric = plan.task.metric
@@ -92,9 +94,10 @@ def write_result(
         secondary=secondary,
         cost={
             "extract_s": round(store.extract_seconds, 2),
+            **({"extract_cpu_s": round(cpu, 2)} if math.isfinite(cpu := store.extract_cpu_seconds) else {}),
             "audio_s": round(float(store.lengths.sum()) / store.frame_rate, 1),  # that were extracted, in whole frames
             "fit_s": round(fit_seconds, 2),
-            "peak_memory_mb": round(_peak_memory_mb(), 1),
+            "peak_memory_mb": round(memory.megabytes, 1),
             "store_mb": round(store.size_bytes / 1e6, 2),
             "parameters": float(result.parameters),
             "upstream_parameters": float(plan.upstream.num_parameters),
@@ -202,8 +205,3 @@ def _licence(manifest: Manifest) -> dict[str, str]:
     """The licence of the recordings, where the import of the manifest wrote it down."""
     licence = description_of(manifest.path).get("licence")
     return {"licence": licence} if licence and isinstance(licence, str) else {}
-
-
-def _peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -20,6 +20,7 @@ from wavbench.downstream.streamed import Streamed
 from wavbench.downstream.trials import write_trials
 from wavbench.upstream.extract import extract, fingerprint_of, fits, store_path
 from wavbench.upstream.listener import Listener
+from wavbench.upstream.machine import PeakMemory
 
 
 def missing(plan: Plan, paths: Paths) -> list[str | int]:
@@ -50,7 +51,7 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
         _say_left_out(labelled, store, listener)
         if plan.task.objective == "Verify" and plan.trials is None:
             _keep_trials(plan, table, store)
-        started, clock = datetime.now(UTC), time.monotonic()
+        started, clock, memory = datetime.now(UTC), time.monotonic(), PeakMemory()
         name = f"{plan.cell.task} on {plan.manifest.name} with {plan.upstream.name}"
         results = probe(
             plan.task,
@@ -77,7 +78,8 @@ def run_cell(plan: Plan, paths: Paths, listener: Listener) -> list[Path]:
                     f"left out of training: {count} utterances with more symbols than frames (first: {first}; "
                     f"all: {paths.results / 'runs' / file})"
                 )
-            write_result(plan, paths, store, table, result, started, seconds)
+            if not records.exists(paths.results, plan.key(result.layers)):  # another sweep may hold the same cell
+                write_result(plan, paths, store, table, result, started, seconds, memory)
             if plan.cell.save is not None:
                 write_heads(plan, result)
     return [paths.results / "runs" / f"{plan.key(choice)}.json" for choice in plan.choices]

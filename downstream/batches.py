@@ -41,6 +41,7 @@ class Readable(Protocol):
     lengths: np.ndarray  # frames of each utterance
     rejected: Mapping[str, str]
     extract_seconds: float
+    extract_cpu_seconds: float  # NaN where it is not known
 
     def row(self, id: str) -> int: ...
 

@@ -4,6 +4,7 @@ A head sees what it would see of a float32 store. What is lost is time: every lo
 upstream, unless all features that a head reads fit into memory (`FrameBatches`) or are means (one pass).
 """
 
+import math
 import os
 import time
 from collections import deque
@@ -50,10 +51,12 @@ class Streamed:
         rejected: the others and why.
         lengths: frames of each.
         extract_seconds: spent in the upstream so far.
+        extract_cpu_seconds: not told apart from those of the heads: NaN.
         size_bytes: on disk.
     """
 
     size_bytes = 0
+    extract_cpu_seconds = math.nan
 
     def __init__(
         self,

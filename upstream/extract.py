@@ -7,6 +7,7 @@ model runs, and one thread behind it casts, pools and writes. A claim on a block
 import contextlib
 import hashlib
 import itertools
+import math
 import os
 import shutil
 import time
@@ -25,6 +26,7 @@ from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extraction_plan import Plan, blocks, check_space, durations, row_bytes, ways_out
 from wavbench.upstream.inference import WHOLE_SECONDS, Pending
+from wavbench.upstream.machine import Stopwatch
 from wavbench.upstream.manifest import Manifest
 from wavbench.upstream.recordings import Shape, write_recording
 from wavbench.upstream.row_states import samples_of, segment_of, states_of
@@ -174,6 +176,7 @@ class _Job:
         self.upstream, self.manifest, self.path, self.fingerprint = upstream, manifest, path, fingerprint
         self.seconds, self.publish_seconds, self.progress = seconds, publish_seconds, progress
         self.shards = path / "shards"
+        self.on_cpu = upstream.device.type == "cpu"
         self.ids: list[str] = manifest.table["id"].tolist()
         self.row_of = {id: row for row, id in enumerate(self.ids)}
         self.seen: set[str] = set()  # names of shards
@@ -181,7 +184,7 @@ class _Job:
         self.done: set[int] = set()
         self.writer = Writer(self.shards, fingerprint.hash(), fingerprint.dtype, fingerprint.kind == "mean")
         self.decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
-        self.began = time.monotonic()  # of the work that is not yet published
+        self.watch = Stopwatch()  # of the work that is not yet published
 
     def plan(self) -> Plan:
         self.scan()
@@ -268,12 +271,13 @@ class _Job:
                 behind.finish()
                 self._store_recording(row, samples, stamp, key, claim)
                 self.done.add(row)
-                self.began = time.monotonic()
+                self.watch = Stopwatch()
 
     def publish(self, key: str, behind: "_Behind") -> None:
         """Have all that was added to the writer published, behind what is still to be stored."""
-        behind.do(self.writer.publish, key, time.monotonic() - self.began)
-        self.began = time.monotonic()
+        cpu = self.watch.cpu_seconds if self.on_cpu else math.nan
+        behind.do(self.writer.publish, key, self.watch.seconds, cpu)
+        self.watch = Stopwatch()
 
     def _store(self, had: Sequence[bool], sound: Sequence[tuple], pending: Sequence[Pending]) -> None:
         states = itertools.chain.from_iterable(part.result() for part in pending)
@@ -289,7 +293,7 @@ class _Job:
         own = self.fingerprint
         shape = Shape(own.hash(), own.layers, self.upstream.dim, own.dtype, own.kind == "mean")
         parts = ((layer, first, part.numpy()) for layer, first, part in states)
-        write_recording(self.shards, key, shape, self.ids[row], stamp, parts, claim.touch)
+        write_recording(self.shards, key, shape, self.ids[row], stamp, parts, claim.touch, self.on_cpu)
 
 
 class _Behind:
@@ -345,7 +349,7 @@ def _work(job: _Job, plan: list[list[list[int]]]) -> None:
 
 def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim, behind: _Behind) -> None:
     todo = [batch for batch in block if any(row not in job.done for row in batch)]
-    job.began = time.monotonic()
+    job.watch = Stopwatch()
     ahead = deque(job.ahead(batch) for batch in todo[:AHEAD])
     for number in range(len(todo)):
         loaded = [row.result() for row in ahead.popleft()]
@@ -354,7 +358,7 @@ def _work_block(job: _Job, key: str, block: list[list[int]], claim: claims.Claim
         job.compute(loaded, key, claim, behind)
         claim.touch()
         job.report()
-        if time.monotonic() - job.began > job.publish_seconds:
+        if job.watch.seconds > job.publish_seconds:
             job.publish(key, behind)
     job.publish(key, behind)
 

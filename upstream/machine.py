@@ -1,6 +1,9 @@
 """What this process may use of the machine that it runs on."""
 
 import os
+import resource
+import sys
+import time
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
@@ -12,6 +15,43 @@ OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file",
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Stopwatch:
+    """Seconds since it was made, by the clock and of this process's cores."""
+
+    def __init__(self) -> None:
+        self._clock, self._cpu = time.monotonic(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """By the clock."""
+        return time.monotonic() - self._clock
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all threads of this process."""
+        return time.process_time() - self._cpu
+
+
+class PeakMemory:
+    """The most memory that this process held since it was made; of several at once each forgets what was before it."""
+
+    def __init__(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak until now
+            self._since = True
+        except OSError:  # no Linux, or a container that does not allow it
+            self._since = False
+
+    @property
+    def megabytes(self) -> float:
+        """Since the start of the process where the system cannot tell it of a part."""
+        if self._since:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def free_memory() -> int:

@@ -2,8 +2,8 @@
 
 import contextlib
 import hashlib
+import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.machine import Stopwatch
 from wavbench.upstream.shards import CHUNK_FRAMES, DTYPES, AudioStamp, Pooler, check_states, publish, write_tables
 
 Part = tuple[int, int, np.ndarray]  # layer, first frame, states [frame, dim] float32
@@ -46,6 +47,7 @@ def write_recording(
     stamp: AudioStamp,
     parts: Iterable[Part],
     alive: Callable[[], None],
+    on_cpu: bool = False,
 ) -> Path:
     """Write a shard with one utterance, whose states come part by part, in any order.
 
@@ -57,13 +59,14 @@ def write_recording(
         stamp: of its audio.
         parts: each frame of each layer once.
         alive: called after every part.
+        on_cpu: whether they are computed there, and its seconds tell what they take.
 
     Raises:
         UserError: the disk is full, the states are no finite numbers, or the model failed.
     """
 
     def write(file: h5py.File) -> None:
-        started = time.time()
+        watch = Stopwatch()
         poolers = [Pooler() for _ in shape.layers]
         kept = shape.dtype if shape.dtype != "int8" else "float32"  # int8 needs the largest value of all parts
         with contextlib.ExitStack() as stack:
@@ -89,7 +92,8 @@ def write_recording(
         write_tables(
             file,
             shape.fingerprint,
-            time.time() - started,
+            watch.seconds,
+            watch.cpu_seconds if on_cpu else math.nan,
             ids=[id],
             lengths=np.array([poolers[0].count], np.int64),
             hashes=[digest],

@@ -65,6 +65,7 @@ class Rows:
     stamps: list[AudioStamp] = field(default_factory=list)
     rejected: dict[str, tuple[str, AudioStamp]] = field(default_factory=dict)  # id -> reason, stamp
     work_seconds: float = 0.0  # that computing them took
+    cpu_seconds: float = math.nan  # of all cores; NaN where it was computed on another device, or nobody knows
     written_at: float = 0.0  # seconds since the epoch; of two versions of a row the later one counts
 
 
@@ -116,12 +117,13 @@ class Writer:
     def reject(self, id: str, reason: str, stamp: AudioStamp) -> None:
         self.rejected[id] = (reason, stamp)
 
-    def publish(self, key: str, work_seconds: float) -> Path | None:
+    def publish(self, key: str, work_seconds: float, cpu_seconds: float = math.nan) -> Path | None:
         """Write, fsync, rename, fsync the folder; the writer is empty afterwards.
 
         Args:
             key: what the shard holds, in its name: lower-case letters, digits and dashes.
             work_seconds: wall-clock time that decoding and computing its utterances took.
+            cpu_seconds: of all cores; NaN where it is not known.
 
         Returns:
             The shard, or None when there was nothing to write.
@@ -129,16 +131,17 @@ class Writer:
         if not self.items and not self.rejected:
             return None
         self.items.sort(key=lambda item: item[0])
-        path = publish(self.folder, key, lambda file: self._write(file, work_seconds))
+        path = publish(self.folder, key, lambda file: self._write(file, work_seconds, cpu_seconds))
         self.items, self.rejected, self.bytes, self.slab = [], {}, 0, self.slab[:0].copy()
         return path
 
-    def _write(self, file: h5py.File, work_seconds: float) -> None:
+    def _write(self, file: h5py.File, work_seconds: float, cpu_seconds: float) -> None:
         lengths = np.array([item[3] for item in self.items], np.int64)
         write_tables(
             file,
             self.fingerprint,
             work_seconds,
+            cpu_seconds,
             ids=[item[1] for item in self.items],
             lengths=lengths,
             hashes=[item[4].result() for item in self.items],
@@ -195,6 +198,7 @@ def write_tables(
     file: h5py.File,
     fingerprint: str,
     work_seconds: float,
+    cpu_seconds: float,
     *,
     ids: Sequence[str],
     lengths: np.ndarray,
@@ -204,7 +208,7 @@ def write_tables(
 ) -> None:
     """All of a shard but its numbers."""
     file.attrs.update(format_version=FORMAT_VERSION, fingerprint=fingerprint)
-    file.attrs.update(written_at=time.time(), work_seconds=work_seconds)
+    file.attrs.update(written_at=time.time(), work_seconds=work_seconds, cpu_seconds=cpu_seconds)
     file["ids"] = np.array(ids, dtype=object).astype(_STRING)
     file["lengths"] = lengths
     file["offsets"] = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if len(lengths) else lengths
@@ -237,6 +241,7 @@ def read_rows(path: Path, fingerprint: str | None = None) -> Rows:
                 stamps=_read_stamps(file),
                 rejected=rejected,
                 work_seconds=float(file.attrs["work_seconds"]),
+                cpu_seconds=float(file.attrs.get("cpu_seconds", math.nan)),  # earlier shards do not say it
                 written_at=float(file.attrs["written_at"]),
             )
             _check_rows(file, rows)

@@ -147,6 +147,7 @@ class Store:
         pooled: whether it holds means and deviations in place of frames.
         rejected: refused utterances and why.
         extract_seconds: wall-clock time of the workers that made it, added up.
+        extract_cpu_seconds: the same of all their cores; NaN where not all of it was made on CPU, or is known.
     """
 
     def __init__(self, path: Path) -> None:
@@ -165,6 +166,7 @@ class Store:
         self.lengths = np.array([self._tables[s].lengths[p] for _, s, p in order], np.int64)
         self.rejected = {id: self._tables[s].rejected[id][0] for id, (_, s, place) in latest.items() if place < 0}
         self.extract_seconds = sum(table.work_seconds for table in self._tables)
+        self.extract_cpu_seconds = sum(table.cpu_seconds for table in self._tables)
         self.rows = {id: row for row, id in enumerate(self.ids)}
         self._files: OrderedDict[int, h5py.File] = OrderedDict()
 

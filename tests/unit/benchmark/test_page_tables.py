@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from wavbench.benchmark.cost_plots import seconds_of
 from wavbench.benchmark.cost_tables import cost_by_upstream, cost_of_rows
 from wavbench.benchmark.leaderboard import boards_of
 from wavbench.benchmark.page_tables import (
@@ -13,6 +14,7 @@ from wavbench.benchmark.page_tables import (
     carried,
     layer_table,
     number,
+    overall_table,
     overview,
     published_table,
     winners,
@@ -92,7 +94,7 @@ def test_contamination_is_marked_and_said(make_record: Callable) -> None:
     config = make_record().config | {"heard": ["emotions"]}
     (board,) = boards_of([make_record(upstream="knows", value=70.0, config=config), make_record(upstream="new")])
     found = overview([board]).lines[0].cells[1]
-    assert (found.mark, found.title) == ("†", "pretrained on emotions")
+    assert (found.mark, found.title) == ("†", "pretrained on audio of emotions")
 
 
 def test_intervals_are_drawn_on_one_axis_of_a_board(make_record: Callable) -> None:
@@ -122,7 +124,7 @@ def test_layers_show_the_best_of_a_row_and_what_lies_in_its_interval(make_record
     assert deep[1].key == records[1].key
 
 
-def test_costs_are_added_up_by_upstream_and_told_by_row(make_record: Callable) -> None:
+def test_costs_are_told_by_upstream_and_by_row(make_record: Callable) -> None:
     cost = {"extract_s": 10.0, "fit_s": 2.0, "peak_memory_mb": 300.0, "store_mb": 4.0, "parameters": 1000.0}
     cost["upstream_parameters"] = 2e6
     records = [
@@ -131,16 +133,46 @@ def test_costs_are_added_up_by_upstream_and_told_by_row(make_record: Callable) -
         make_record(upstream="slow", value=40.0, cost={**cost, "extract_s": 50.0}),
     ]
     boards = boards_of(records)
-    assert texts(cost_by_upstream(boards, records)) == [
-        ["fbank", "2.0", "2", "20", "2", "900", "4"],
-        ["slow", "2.0", "1", "50", "2", "300", "4"],
-    ]
+    assert texts(cost_by_upstream(boards, records)) == [["fbank", "2.0", "2", "900"], ["slow", "2.0", "1", "300"]]
     rows = texts(cost_of_rows(boards, records))
     assert [(row[0], row[1], row[-1]) for row in rows] == [
         ("fbank", "er on emotions", "yes"),
         ("slow", "er on emotions", ""),
         ("fbank", "lid on emotions", "yes"),
     ]
+
+
+def test_heads_that_were_trained_at_once_are_one_cost(make_record: Callable) -> None:
+    """Ten layers in one pass are no cheaper than the mix alone."""
+    cost = make_record().cost | {"extract_s": 1.0, "fit_s": 7.0}
+    alone = make_record(upstream="alone", started="2026-01-01T00:00:00+00:00", cost=cost)
+    shared = [make_record(upstream="all", layers=k, cost=cost) for k in ("mix", *range(10))]
+    other_seed = make_record(upstream="all", seed=1, layers=3, cost=cost)
+    boards = boards_of([alone, *shared, other_seed])
+    place = [column.title for column in cost_of_rows(boards, []).columns].index("fit and search")
+    found = {row.cells[0].text: row.cells[place] for row in cost_of_rows(boards, []).lines}
+    assert {name: (cell.text, cell.small) for name, cell in found.items()} == {"alone": ("7", "1"), "all": ("77", "11")}
+    assert {row.upstream: seconds_of(row) for row in boards[0].rows} == {"alone": 8.0, "all": 78.0}
+
+
+def test_cpu_seconds_of_extraction_are_told_where_they_are_known(make_record: Callable) -> None:
+    known = make_record().cost | {"extract_s": 10.0, "audio_s": 200.0}
+    records = [make_record(cost=known | {"extract_cpu_s": 16.0}), make_record(upstream="other", cost=known)]
+    table = cost_by_upstream(boards_of(records), records)
+    place = [column.note for column in table.columns].index("s per CPU second of extraction")
+    assert [row[place] for row in texts(table)] == ["12.5", "-"]
+
+
+def test_winners_that_know_the_corpus_are_marked_wherever_they_are_named(make_record: Callable) -> None:
+    config = make_record().config | {"heard": ["emotions"]}
+    records = [make_record(upstream=name, value=value, config=config) for name, value in (("a", 70.0), ("b", 69.9))]
+    records += [make_record(upstream=name, layers=0, config=config) for name in ("a", "b")]
+    boards = boards_of(records)
+    best = winners(boards).lines[0].cells
+    assert (best[1].mark, best[1].title, best[3].text) == ("†", "pretrained on audio of emotions", "b †")
+    assert [line.cells[0].mark for line in layer_table(boards[0]).lines] == ["†", "†"]
+    scores = pd.DataFrame({"upstream": ["a", "new"], "score": [1.0, 2.0], "borda": [0.0, 1.0]})
+    assert [line.cells[0].mark for line in overall_table(scores, boards).lines] == ["†", ""]
 
 
 def test_the_rate_of_extraction_is_known_from_any_record_of_the_corpus(make_record: Callable) -> None:

@@ -138,7 +138,9 @@ def test_what_does_not_determine_a_result_leaves_its_key(
 def test_commit_time_and_cost_are_in_the_record_and_not_in_its_key(done: Paths) -> None:
     for record in collect(done.results).records:
         assert record.started
-        assert {"extract_s", "audio_s", "fit_s", "peak_memory_mb", "store_mb", "parameters"} <= set(record.cost)
+        assert {"extract_s", "extract_cpu_s", "audio_s", "fit_s", "peak_memory_mb", "store_mb", "parameters"} <= set(
+            record.cost
+        )
         assert all(np.isfinite(value) for value in record.cost.values())
         assert record.versions["torch"]
 
@@ -206,6 +208,18 @@ def test_a_cell_that_is_done_is_not_done_again(
     monkeypatch.setattr("wavbench.benchmark.run.store_for", lambda *_: pytest.fail("it looked for features"))
     before = (done.results / "runs" / f"{plan.key('mix')}.json").read_bytes()
     (path,) = run_cell(plan, done, Listener())
+    assert path.read_bytes() == before
+
+
+def test_a_record_that_another_sweep_wrote_meanwhile_is_left(
+    done: Paths, corpus: Path, fbank: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_cell(Cell(task="er", budget_share=0.005), fbank, read_manifest(corpus), done)
+    looks = iter([False])  # it was not there when the cell began
+    monkeypatch.setattr(records, "exists", lambda *_: next(looks, True))
+    path = done.results / "runs" / f"{plan.key('mix')}.json"
+    before = path.read_bytes()
+    assert run_cell(plan, done, Listener()) == [path]
     assert path.read_bytes() == before
 
 

@@ -1,7 +1,9 @@
 """What a process may use: a job's or a container's limit counts, not what the machine has."""
 
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wavbench.upstream import machine
@@ -35,3 +37,23 @@ def test_a_machine_without_control_groups_has_what_it_has(tmp_path: Path) -> Non
     (tmp_path / "cgroup").write_text("0::/gone\n")
     assert machine._of_groups(tmp_path, tmp_path / "cgroup") == []
     assert 0 < machine.free_memory() <= machine._of_the_machine() * 1.5
+
+
+def test_a_peak_is_that_of_the_part_and_not_of_the_process() -> None:
+    np.ones(25_000_000).sum()  # 200 MB, given back
+    before = machine.PeakMemory()
+    if not before._since:
+        pytest.skip("this system does not tell the peak of a part")
+    small = before.megabytes
+    np.ones(12_500_000).sum()
+    assert 80 < before.megabytes - small < 150
+
+
+def test_a_stopwatch_counts_work_and_not_waiting() -> None:
+    watch = machine.Stopwatch()
+    time.sleep(0.2)
+    waited = watch.cpu_seconds
+    while watch.cpu_seconds < waited + 0.1:
+        sum(range(1_000))
+    assert waited < 0.15
+    assert watch.seconds >= 0.3

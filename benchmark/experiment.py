@@ -96,7 +96,7 @@ def _look_up(config: schemas.Sweep, jobs: list) -> None:
     Only where there is a record of such a task and corpus: the key of a cell takes all of the corpus' audio.
     """
     from wavbench.benchmark.cell import Paths
-    from wavbench.benchmark.plan import shape_of
+    from wavbench.benchmark.estimates import shape_of
     from wavbench.benchmark.sweep import look_up
     from wavbench.upstream import catalog
     from wavbench.upstream.manifest import corpus_name

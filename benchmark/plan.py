@@ -5,76 +5,41 @@ second, at the share of that which extraction was measured to reach; time of hea
 here and now. Together right to a factor of two, which is what it is for.
 """
 
-import functools
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wavbench.benchmark import schemas
-from wavbench.benchmark.baselines import Baseline, find_baseline, place_of
-from wavbench.benchmark.cell import Job
+from wavbench.benchmark.baselines import find_baseline
+from wavbench.benchmark.cell import STORED, Job
 from wavbench.benchmark.display import duration
-from wavbench.benchmark.experiment import jobs_of, layers_of, share, upstream_name
+from wavbench.benchmark.estimates import (
+    Shape,
+    Size,
+    head_seconds,
+    machine_rate,
+    shape_of,
+    size_of,
+    store_bytes,
+    streamed_seconds,
+)
+from wavbench.benchmark.experiment import jobs_of, share, upstream_name
 from wavbench.benchmark.sources import Source
 from wavbench.benchmark.states import ALL, DONE, counts, standing
-from wavbench.downstream.fold import statistics_of
-from wavbench.downstream.spec import Task
 from wavbench.upstream import catalog
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.extract import corpus_folder
 from wavbench.upstream.manifest import corpus_name
+from wavbench.upstream.store import open_store, read_header
 
 EXTRACTION_SHARE = 0.8  # of the machine's products, that a forward pass reaches with decoding and storing
-TIMED_FRAMES = 800  # that an update is timed with; longer ones take as many times more
-OUTPUTS = 40  # classes of a head that is timed
-MEAN_SECONDS = 10.0  # of an utterance whose length nobody knows
-STATISTICS = 1.02  # a store of float16 frames holds means and deviations beside them
-VALUE_BYTES = {"int8": 1, "float16": 2, "float32": 4}  # of a stored frame
+MOST_NAMED = 12  # stores that are named before the work
 WAYS = ("dtype=int8", "features=streamed")  # out of a disk that is too small
-
-
-@dataclass(frozen=True)
-class Size:
-    """A corpus in numbers.
-
-    Args:
-        utterances: 0 where nobody knows.
-        hours: 0 where nobody knows.
-        status: where it is, or how to get it.
-        there: whether it can be used now.
-    """
-
-    utterances: int
-    hours: float
-    status: str
-    there: bool
-
-
-@dataclass(frozen=True)
-class Shape:
-    """An upstream in numbers.
-
-    Args:
-        states: layers and one.
-        dim: width of each.
-        frame_rate: Hz.
-        parameters: of the encoder.
-        flops: per second of audio.
-        remark: licence and pretraining, where they are known.
-    """
-
-    states: int
-    dim: int
-    frame_rate: float
-    parameters: int
-    flops: float
-    remark: str
 
 
 def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Job]) -> int:
     """Print it, with what cells that are not done will take; the exit code is 0 whether or not everything is there."""
-    from wavbench.benchmark.cell import STORED
     from wavbench.downstream.spec import find_protocol, load_task
 
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
@@ -95,23 +60,14 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
         for name, x in shapes.items()
     ]  # fmt: skip
     _print(["upstream", "parameters", "states", "frames", "per second", "licence; pretrained on"], rows)
-    rows, disk, total, smaller = [], 0.0, 0.0, dict.fromkeys(WAYS, 0.0)
-    for source, name, dtype in _stores(sources, list(shapes), left):
-        size, shape, frames = sizes[source], shapes[name], bool(dtype)
-        here = store_bytes(shape, size, frames, dtype)
-        smaller["dtype=int8"] += min(here, store_bytes(shape, size, frames, "int8"))
-        known = bool(size.hours if frames else size.hours or size.utterances)
-        seconds = size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
-        disk, total = disk + here, total + seconds
-        rows.append(
-            [
-                corpus_name(source.manifest),
-                name,
-                "frames" if frames else "pooled",
-                _bytes(here) if known else "unknown",
-                duration(seconds) if size.hours else "unknown",
-            ]
-        )
+    stores = stores_to_make(config, sources, shapes, left, rate)
+    disk, total = sum(store.bytes for store in stores), sum(store.seconds for store in stores)
+    smaller = {WAYS[0]: sum(min(store.bytes, store.as_int8) for store in stores), WAYS[1]: 0.0}
+    rows = [
+        [store.corpus, store.upstream, store.holds, _bytes(store.bytes) if store.bytes else "unknown",
+         duration(store.seconds) if store.seconds else "unknown"]
+        for store in stores
+    ]  # fmt: skip
     if rows:
         _print(["store of", "upstream", "holds", "disk", "extraction"], rows)
     rows = []
@@ -147,25 +103,103 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
 
 
 def forecast(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Job]) -> str:
-    """One line before the work: cells by how far they are, and the disk that the stores of those to do take.
+    """What stands before the work: cells by how far they are, and the stores that those to do wait for.
 
-    Upstreams whose shape only their weights tell are left out of the sum.
+    Upstreams whose shape only their weights tell are left out.
     """
-    sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
     shapes = {
         upstream_name(u): shape_of(u, config)
         for u in config.upstreams
         if find_baseline(u.name) or catalog.find_preset(u.name)
     }
-    stores = [
-        (sizes[source], shapes[name], dtype)
-        for source, name, dtype in _stores(sources, list(shapes), _left(config, jobs))
-    ]
-    disk = sum(store_bytes(shape, size, bool(dtype), dtype) for size, shape, dtype in stores)
+    left = _left(config, jobs)
+    stores = stores_to_make(config, sources, shapes, left, machine_rate(config.device)) if left else []
     free = shutil.disk_usage(_existing(Path(config.stores))).free
     found = counts(Path(config.results), jobs)
-    known = ", ".join(f"{found[state]} {state}" for state in ALL if found[state])
-    return f"{known}; stores to make take {_bytes(disk)} ({_bytes(free)} free); --dry says more"
+    lines = [", ".join(f"{found[state]} {state}" for state in ALL if found[state])]
+    lines += [
+        f"to extract: {store.upstream} over {store.corpus}, {store.holds}, "
+        f"{_bytes(store.bytes) if store.bytes else 'of unknown size'}"
+        f"{', about ' + duration(store.seconds) if store.seconds else ''}"
+        for store in stores[:MOST_NAMED]
+    ]
+    lines += [f"and {len(stores) - MOST_NAMED} more stores"] if len(stores) > MOST_NAMED else []
+    disk, seconds = sum(store.bytes for store in stores), sum(store.seconds for store in stores)
+    time = f", about {duration(seconds)} of extraction on {config.device} here" if seconds else ""
+    return "\n".join([*lines, f"stores to make take {_bytes(disk)} ({_bytes(free)} free){time}; --dry says more"])
+
+
+@dataclass(frozen=True)
+class StoreToMake:
+    """What is missing of a store that cells wait for.
+
+    Args:
+        corpus: by its name.
+        upstream: by its name.
+        holds: "frames" or "pooled", and how much of it is there already.
+        bytes: of what is missing; 0 where nobody knows.
+        as_int8: with frames of that type.
+        seconds: of extraction; 0 where nobody knows.
+    """
+
+    corpus: str
+    upstream: str
+    holds: str
+    bytes: float
+    as_int8: float
+    seconds: float
+
+
+def stores_to_make(
+    config: schemas.Sweep, sources: Sequence[Source], shapes: dict[str, Shape], jobs: Sequence[Job], rate: float
+) -> list[StoreToMake]:
+    """Stores that jobs read and that are not there, or not whole, corpus by corpus.
+
+    Args:
+        config: of the sweep.
+        sources: corpora, a source for each cell or each once.
+        shapes: upstreams, by name; others are left out.
+        jobs: that are to do.
+        rate: operations per second of this machine.
+    """
+    sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
+    found = []
+    for source, name, dtype in _stores(sources, list(shapes), jobs):
+        size, shape = sizes[source], shapes[name]
+        share = _held(config, source, name, dtype, size)
+        if share == 1:
+            continue
+        left, frames = 1 - share, bool(dtype)
+        known = bool(size.hours if frames else size.hours or size.utterances)
+        whole = store_bytes(shape, size, frames, dtype) if known else 0.0
+        found.append(
+            StoreToMake(
+                corpus=corpus_name(source.manifest),
+                upstream=name,
+                holds=("frames" if frames else "pooled") + (f", {share:.0%} there" if share else ""),
+                bytes=left * whole,
+                as_int8=left * store_bytes(shape, size, frames, "int8") if known else 0.0,
+                seconds=left * size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE),
+            )
+        )
+    return found
+
+
+def _held(config: schemas.Sweep, source: Source, name: str, dtype: str, size: Size) -> float:
+    """The share of a corpus that a store of an upstream has, as far as its header tells: weights are not looked at."""
+    folder = corpus_folder(Path(config.stores), source.manifest, source.root or source.manifest.parent)
+    most = 0.0
+    for path in folder.glob("*/store.json") if size.utterances else ():
+        try:
+            fingerprint, info = read_header(path.parent)
+            if info.checkpoint != name or fingerprint.kind != ("frames" if dtype else "mean"):
+                continue
+            if not dtype or fingerprint.dtype == dtype:
+                store = open_store(path.parent)
+                most = max(most, (len(store) + len(store.rejected)) / size.utterances)
+        except UserError:  # what is damaged is made again
+            continue
+    return min(most, 1.0)
 
 
 def _left(config: schemas.Sweep, jobs: Sequence[Job]) -> list[Job]:
@@ -175,8 +209,6 @@ def _left(config: schemas.Sweep, jobs: Sequence[Job]) -> list[Job]:
 
 def _stores(sources: Sequence[Source], names: list[str], jobs: Sequence[Job]) -> list[tuple[Source, str, str]]:
     """Stores that jobs read, corpus by corpus: with the upstream, and the type of its frames ("" for means alone)."""
-    from wavbench.benchmark.cell import STORED
-
     read = {
         (job.manifest, job.upstream_name, job.cell.dtype if job.cell.keep_frames else "")
         for job in jobs
@@ -189,182 +221,6 @@ def _stores(sources: Sequence[Source], names: list[str], jobs: Sequence[Job]) ->
         for name in names
         for dtype in sorted(own for manifest, upstream, own in read if (manifest, upstream) == (source.manifest, name))
     ]
-
-
-def size_of(source: Source) -> Size:
-    """A corpus from its manifest where there is one, else from its own lists, else as published."""
-    from wavbench.upstream.corpus import load_corpus
-    from wavbench.upstream.extraction_plan import durations
-    from wavbench.upstream.manifest import read_manifest
-
-    if source.manifest.is_file():
-        manifest = read_manifest(source.manifest, source.root)
-        known = "duration" in manifest.table or "end" in manifest.table
-        hours = float(durations(manifest).sum()) / 3600 if known or not source.corpus else 0.0
-        return Size(len(manifest), hours, f"ready: {source.manifest}", True)
-    if not source.corpus:
-        return Size(0, 0.0, f"missing: {source.manifest}", False)
-    module = load_corpus(source.corpus)
-    corpus = module.corpus
-    if source.place is None:
-        return Size(0, corpus.hours, f"to be built in {source.manifest.parent}", True)
-    try:
-        reading = module.read(source.place, **dict(source.options))
-    except UserError as error:
-        folder = source.place if source.place.name == source.corpus else source.place / source.corpus
-        get = f"wavbench corpus fetch {source.corpus} {folder}"
-        get = get if getattr(module, "archives", ()) else corpus.obtain
-        return Size(0, corpus.hours, f"missing: {error.what} ({error.where}); {get or corpus.source}", False)
-    found = len(reading.rows)
-    published = reading.expected.get("all") or sum(reading.expected.values())
-    hours = corpus.hours * min(found / published, 1.0) if published else corpus.hours
-    lengths = [row.get("duration") or row.get("end", "") for row in reading.rows if not row.get("start")]
-    if len(lengths) == found and all(isinstance(length, float | int) for length in lengths):
-        hours = sum(lengths) / 3600  # as its own lists have them
-    if source.lexicon and not source.lexicon.is_file():
-        return Size(found, hours, f"the lexicon is missing: {source.lexicon}", False)
-    return Size(found, hours, f"to be imported from {reading.root}", True)
-
-
-def shape_of(u: schemas.SweepUpstream, config: schemas.Sweep) -> Shape:
-    """An upstream from its preset or its folder's settings, without weights; loaded only where there is neither."""
-    import torch
-
-    from wavbench.upstream.hugging_face import native_config
-
-    baseline = find_baseline(u.name) if u.weights != "random" else None
-    found, absent = None, ""
-    if baseline and config.checkpoints:
-        try:
-            place = Path(place_of(u.name, baseline, config.checkpoints)[0])
-            found = native_config(place) if (place / "config.json").is_file() else None
-        except UserError:
-            absent = f"; missing in {config.checkpoints}"
-    if found is None:
-        found = catalog.find_preset(baseline.preset if baseline and baseline.preset else u.name)
-    if found is not None:
-        family, shape = catalog.family(found[0]), found[1]
-        try:
-            with torch.device("meta"):
-                model = family.build(shape)
-        except NotImplementedError:  # it computes with what it builds: filterbanks, and models that are measured
-            model = family.build(shape)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-    elif baseline and baseline.model_type:
-        model, parameters = _published(baseline), baseline.parameters
-    else:
-        from wavbench.benchmark.experiment import loader_of
-
-        loaded = loader_of(u, config)()
-        model, parameters = loaded.model, loaded.num_parameters
-    remark = f"{baseline.licence}; {', '.join(baseline.pretraining)} ({baseline.hours:,} h)" if baseline else ""
-    remark += absent
-    flops = _flops(model, parameters)
-    return Shape(model.num_states, model.dim, model.frame_rate, parameters, flops, remark)
-
-
-def store_bytes(shape: Shape, size: Size, frames: bool, dtype: str = "float16") -> float:
-    """Of a store of frames of a type, or of float32 means and deviations."""
-    if frames:
-        values = size.hours * 3600 * shape.frame_rate * shape.states * shape.dim
-        return values * 2 * STATISTICS + values * (VALUE_BYTES[dtype] - 2)
-    utterances = size.utterances or size.hours * 3600 / MEAN_SECONDS
-    return utterances * shape.states * shape.dim * 4 * 2
-
-
-def machine_rate(device: str) -> float:
-    """Operations per second of this machine's products in float32."""
-    from wavbench.benchmark.loading import check_device
-    from wavbench.upstream.flops import peak_flops
-
-    return peak_flops(check_device(device), "fp32")
-
-
-def _flops(model, parameters: int) -> float:
-    """Per second of audio; two per parameter and frame where the shape is not one of the wav2vec family's."""
-    from wavbench.upstream.flops import forward_flops
-
-    config = getattr(model, "config", None)
-    if all(hasattr(config, name) for name in ("conv_channels", "position_groups", "inner_dim")):
-        return forward_flops(model, MEAN_SECONDS)
-    return 2.0 * parameters * model.frame_rate
-
-
-def _published(baseline: Baseline):
-    from types import SimpleNamespace
-
-    from transformers import AutoConfig
-
-    config = AutoConfig.for_model(baseline.model_type)
-    return SimpleNamespace(num_states=config.num_hidden_layers + 1, dim=config.hidden_size, frame_rate=50.0)
-
-
-def head_seconds(task: Task, size: Size, shape: Shape, layers: str) -> float:
-    """Of all heads of one upstream and seed: the searches for a learning rate, and the training."""
-    chosen, budget = layers_of(layers), task.budget
-    mixed = int(chosen in ("mix", "all"))
-    single = shape.states if chosen == "all" else 0 if chosen == "mix" else len(chosen)
-    seconds = size.hours * 3600 / size.utterances if size.utterances and size.hours else MEAN_SECONDS
-    if budget.crop:
-        seconds = min(seconds, budget.crop)
-    audio = budget.seconds or budget.batch * seconds
-    frames = budget.batch if statistics_of(task) else audio * shape.frame_rate
-    each = frames * frame_seconds(task.head, shape.states, shape.dim, mixed, single)
-    rates = len(budget.learning_rates)
-    heads = rates * budget.search + budget.updates if budget.search else rates * budget.updates
-    return heads * each
-
-
-@functools.cache
-def frame_seconds(head: str, states: int, dim: int, mixed: int, single: int) -> float:
-    """One update of a head of each layer choice by the frames (or utterances) in it, timed here."""
-    import numpy as np
-    import torch
-
-    from wavbench.downstream.fit import HeadStack, StackedAdam
-    from wavbench.downstream.fold import head_of
-    from wavbench.downstream.threads import threads
-
-    module = head_of(head)
-    pooled = getattr(module, "STATISTICS", None)
-    rows = 64 if pooled else TIMED_FRAMES
-    width = dim * len(pooled) if pooled else dim
-    model = HeadStack(mixed, list(range(single)), states, lambda n: module.build(n, width, OUTPUTS), width)
-    optimisers = [StackedAdam(own, [1e-4] * len(own[0])) for own in model.head_parameters()]
-    lengths = np.array([rows // 4] * 4)
-
-    def update() -> None:
-        features = torch.randn(states, rows, width)
-        if hasattr(model.one, "takes_symbols"):
-            given = torch.zeros(4, rows // 8, dtype=torch.long)
-            outputs = [part(seen, torch.from_numpy(lengths), given) for part, seen in model.parts(features)]
-        else:
-            outputs = [model.trained(model(features, lengths))]
-            if hasattr(model.one, "speakers"):
-                outputs.append(model.stacked("speakers"))
-        sum(output.square().mean() for output in outputs).backward()
-        for optimiser in optimisers:
-            optimiser.step()
-
-    with threads(1), torch.random.fork_rng(devices=[]):
-        update()
-        began = time.perf_counter()
-        update()
-        return (time.perf_counter() - began) / rows
-
-
-def streamed_seconds(task, size: Size) -> float:
-    """Seconds of audio that go through the upstream below a streamed head: all once for means, else every batch.
-
-    Args:
-        task: with its head and budget.
-        size: of the corpus.
-    """
-    audio, budget = size.hours * 3600, task.budget
-    if statistics_of(task):
-        return audio
-    each = audio / size.utterances if size.utterances and audio else MEAN_SECONDS
-    return (budget.updates + budget.search) * budget.batch * each  # one pass serves all learning rates
 
 
 def _existing(path: Path) -> Path:

@@ -5,18 +5,22 @@ results/cells/<key>.json    of one cell, by what an experiment says of it: no up
 They are no results: a cell counts as done because its records are there, and a sweep looks for these itself.
 """
 
+import contextlib
 import json
 import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from wavbench.benchmark.cell import Job
 from wavbench.benchmark.record import exists, key_of, write_text
 from wavbench.downstream.language.with_lm import TRAIN
+from wavbench.downstream.spec import find_protocol
 from wavbench.upstream import claims
+from wavbench.upstream.catalog import WEIGHTS
+from wavbench.upstream.errors import UserError
 
 FOLDER = "cells"
 DONE, FAILED, RUNNING, TO_DO = "done", "failed", "running", "to do"
@@ -34,7 +38,8 @@ class State:
         claim: key of the claim that its worker holds.
         error: what a person is told of a failure.
         trace: where in the code it happened; "" for bad input.
-        manifest: size and time of change of the manifest that it ran on: of another one, other records are wanted.
+        read: size and time of change of the files that it ran on, and the version of its protocol: of others, other
+            records are wanted.
         at: seconds since 1970.
     """
 
@@ -44,7 +49,7 @@ class State:
     claim: str = ""
     error: str = ""
     trace: str = ""
-    manifest: str = ""
+    read: dict[str, str] = field(default_factory=dict)
     at: float = 0.0
 
 
@@ -52,7 +57,7 @@ def write_state(results: Path, job: Job, state: str, **values: object) -> None:
     """Note how far a cell is."""
     path = _path(results, job)
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = State(cell=job.name, state=state, manifest=_stamp(job.manifest), at=time.time(), **values)
+    found = State(cell=job.name, state=state, read=_read(job), at=time.time(), **values)
     write_text(path, json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -62,13 +67,14 @@ def read_state(results: Path, job: Job) -> State | None:
         values = json.loads(_path(results, job).read_text(encoding="utf-8"))
         if set(values) != {field.name for field in fields(State)} or values["state"] not in (DONE, FAILED, RUNNING):
             return None
-        words = [values[name] for name in ("cell", "claim", "error", "trace", "manifest")] + values["records"]
+        words = [values[name] for name in ("cell", "claim", "error", "trace")] + values["records"]
+        words += [*values["read"].values()]
         if not all(isinstance(word, str) for word in words) or not math.isfinite(values["at"]):
             return None
         if not all(re.fullmatch("[0-9a-f]{0,64}", key) for key in [*values["records"], values["claim"]]):
             return None  # they are to name files
         return State(**values | {"records": tuple(values["records"]), "at": float(values["at"])})
-    except (OSError, ValueError, TypeError, RecursionError, OverflowError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 
@@ -77,7 +83,7 @@ def standing(results: Path, job: Job) -> tuple[str, State | None]:
     found = read_state(results, job)
     if found is None:
         return TO_DO, None
-    if found.manifest != (_stamp(job.manifest) or found.manifest):
+    if any(found.read.get(name) != stamp for name, stamp in _read(job).items() if stamp):
         return TO_DO, None
     if found.records and all(exists(results, key) for key in found.records):
         return DONE, found  # whoever made them, and whatever was noted
@@ -128,10 +134,23 @@ def _path(results: Path, job: Job) -> Path:
     return results / FOLDER / f"{key_of(what)}.json"
 
 
-def _stamp(manifest: Path) -> str:
-    """Size and time of change of a file; "" where it is not there."""
+def _read(job: Job) -> dict[str, str]:
+    """What a cell runs on, as far as that can be seen without loading anything; "" for what is not there."""
+    cell, name = job.cell, job.upstream_name
+    lm = cell.lm.ngrams if cell.lm and cell.lm.ngrams != TRAIN else None
+    files = {"manifest": job.manifest, "trials": cell.trials, "lm": lm}
+    shipped = WEIGHTS / f"{Path(name).name}.safetensors"
+    files["upstream"] = Path(name) if Path(name).is_file() else shipped
+    stamps = {what: _stamp(Path(file)) for what, file in files.items() if file is not None}
+    with contextlib.suppress(UserError):  # an unknown protocol is refused where the cell is planned
+        stamps["protocol"] = f"version {find_protocol(cell.protocol).version}"
+    return stamps
+
+
+def _stamp(file: Path) -> str:
+    """Size and time of change; "" where it is not there."""
     try:
-        stat = manifest.stat()
+        stat = file.stat()
         return f"{stat.st_size} {stat.st_mtime_ns}"
     except OSError:
         return ""

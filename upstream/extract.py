@@ -27,7 +27,7 @@ from wavbench.upstream.errors import UserError
 from wavbench.upstream.extraction_plan import Plan, blocks, check_space, durations, row_bytes, ways_out
 from wavbench.upstream.inference import WHOLE_SECONDS, Pending
 from wavbench.upstream.machine import Stopwatch
-from wavbench.upstream.manifest import Manifest
+from wavbench.upstream.manifest import Manifest, corpus_name
 from wavbench.upstream.recordings import Shape, write_recording
 from wavbench.upstream.row_states import samples_of, segment_of, states_of
 from wavbench.upstream.shards import AudioStamp, Writer, check_states, read_rows
@@ -77,13 +77,24 @@ def fingerprint_of(upstream: Upstream, layers: Sequence[int] | None, pooled: boo
 
 def store_path(stores: Path, manifest: Manifest, upstream: Upstream, fingerprint: Fingerprint) -> Path:
     """Where a store lies by default: one folder per corpus, in it one per fingerprint."""
-    place, root = str(manifest.path.resolve()), manifest.root.resolve()
-    if root != manifest.path.parent.resolve():  # files of one name, size and time may be others below another folder
-        place += f"\0{root}"
-    place = hashlib.blake2b(place.encode(), digest_size=3).hexdigest()
     kind = "pooled" if fingerprint.kind == "mean" else "frames"
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in upstream.name.strip("/").rpartition("/")[2])
-    return stores / f"{manifest.name}-{place}" / f"{name}-{kind}-{fingerprint.hash()[:10]}"
+    folder = corpus_folder(stores, manifest.path, manifest.root)
+    return folder / f"{name}-{kind}-{fingerprint.hash()[:10]}"
+
+
+def corpus_folder(stores: Path, manifest: Path, root: Path) -> Path:
+    """Where the stores of a corpus lie by default.
+
+    Args:
+        stores: folder of all.
+        manifest: its path.
+        root: folder that its audio is relative to.
+    """
+    place = str(manifest.resolve())
+    if root.resolve() != manifest.parent.resolve():  # files of one name, size and time may be others elsewhere
+        place += f"\0{root.resolve()}"
+    return stores / f"{corpus_name(manifest)}-{hashlib.blake2b(place.encode(), digest_size=3).hexdigest()}"
 
 
 def extract(

@@ -9,8 +9,9 @@ from corpus_trees import fleurs, librispeech, write_text
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
+from wavbench.benchmark.estimates import Shape, Size, shape_of, size_of, store_bytes
 from wavbench.benchmark.experiment import _chosen, jobs_of, sweep, upstream_name
-from wavbench.benchmark.plan import Shape, Size, print_plan, shape_of, size_of, store_bytes
+from wavbench.benchmark.plan import print_plan
 from wavbench.benchmark.sources import ready, rooted, source_of, with_lexicons
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.importing import import_corpus

@@ -10,15 +10,17 @@ import pytest
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.cell import Cell, Paths, plan_cell
-from wavbench.benchmark.experiment import sweep
-from wavbench.benchmark.plan import Shape, Size, store_bytes, streamed_seconds
+from wavbench.benchmark.estimates import Shape, Size, shape_of, store_bytes, streamed_seconds
+from wavbench.benchmark.experiment import jobs_of, sweep
+from wavbench.benchmark.plan import forecast, stores_to_make
 from wavbench.benchmark.record import Record, read_record, read_scores
 from wavbench.benchmark.run import missing, run_cell, store_for
+from wavbench.benchmark.sources import source_of
 from wavbench.downstream.spec import load_task
 from wavbench.downstream.streamed import Streamed
 from wavbench.upstream.catalog import Upstream, build_random, load
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.extract import fingerprint_of, store_path
+from wavbench.upstream.extract import extract, fingerprint_of, store_path
 from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import Manifest, read_manifest
 from wavbench.upstream.models import wav2vec2
@@ -171,3 +173,35 @@ def test_a_sweep_runs_streamed_cells(manifest: Manifest, tmp_path: Path) -> None
     (path,) = (tmp_path / "results" / "runs").glob("*.json")
     assert read_record(path).config["features"] == "streamed"
     assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_what_a_store_has_already_is_not_planned(tmp_path: Path, build_corpus: Callable) -> None:
+    """Of a store that was killed on its way only the rest is foretold, of a whole one nothing."""
+    labels = {"emotion": ["joy", "fear"] * 6}
+    manifest = read_manifest(build_corpus(tmp_path / "corpora", 12, duration=[1.0] * 12, **labels))
+    config = schemas.Sweep(
+        experiment="mine",
+        corpora=str(tmp_path / "corpora"),
+        upstreams=[schemas.SweepUpstream(name="fbank")],
+        cells=[schemas.SweepCell(task="er", manifest="corpus.csv")],
+        results=str(tmp_path / "results"),
+        stores=str(tmp_path / "stores"),
+    )
+    source = source_of(config.cells[0], config)
+    jobs, shapes = jobs_of(config, [source]), {"fbank": shape_of(config.upstreams[0], config)}
+
+    def planned() -> list[tuple[str, float]]:
+        stores = stores_to_make(config, [source], shapes, jobs, rate=1e9)
+        return [(store.holds, store.bytes) for store in stores]
+
+    ((_, whole),) = planned()
+    upstream = load("fbank")
+    path = store_path(Path(config.stores), manifest, upstream, fingerprint_of(upstream, None, True, "float16"))
+    half = build_corpus(tmp_path / "half", 6, emotion=["joy", "fear"] * 3)
+    extract(upstream, read_manifest(half), path, pooled=True)
+    assert planned() == [("pooled, 50% there", whole / 2)]
+    said = forecast(config, [source], jobs)
+    assert "1 to do\nto extract: fbank over corpus, pooled, 50% there, " in said
+    extract(upstream, manifest, path, pooled=True)
+    assert planned() == []
+    assert "to extract" not in forecast(config, [source], jobs)

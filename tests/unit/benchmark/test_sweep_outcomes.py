@@ -157,6 +157,23 @@ def test_what_was_done_on_another_manifest_is_to_do(bench: Bench, tmp_path: Path
     assert standing(results, one)[0] == DONE
 
 
+@pytest.mark.parametrize("name", ["trials.csv", "lm.arpa", "own.safetensors"])
+def test_what_was_done_with_other_files_is_to_do(bench: Bench, tmp_path: Path, name: str) -> None:
+    """Same names, other content: the sweep would run the cell, and says so."""
+    for each in ("trials.csv", "lm.arpa", "own.safetensors"):
+        (tmp_path / each).write_text("as it was")
+    one = job(trials=tmp_path / "trials.csv", lm=Model(ngrams=str(tmp_path / "lm.arpa")))
+    one = dataclasses.replace(one, upstream_name=str(tmp_path / "own.safetensors"))
+    results = bench.paths.results
+    for state, error in ((DONE, ""), (FAILED, "no good")):
+        write_state(results, one, state, error=error, records=(record(results, one).stem,) if state == DONE else ())
+        assert standing(results, one)[0] == state
+        (tmp_path / name).write_text(f"another before {state}")
+        assert standing(results, one) == (TO_DO, None)
+    (tmp_path / name).unlink()
+    assert standing(results, one)[0] == FAILED  # nobody can say
+
+
 def test_looking_for_records_fails_for_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     one, results = job(manifest=tmp_path / "speech.csv"), bench.paths.results
     one.manifest.write_text("id,audio,split\n")
@@ -277,7 +294,8 @@ def test_the_note_of_a_cell_is_found_however_it_is_asked_for(tmp_path: Path, mon
 @pytest.mark.parametrize(
     "change",
     [{"records": ["x/../y"]}, {"records": ["\0"]}, {"records": ["a" * 300]}, {"claim": "a" * 5_000}, {"at": 10**400},
-     {"at": "now"}, {"at": float("nan")}, {"error": "[" * 10}, {"records": "ab"}, {"state": []}, {"cell": None}],
+     {"at": "now"}, {"at": float("nan")}, {"error": "[" * 10}, {"records": "ab"}, {"state": []}, {"cell": None},
+     {"read": "x"}, {"read": {"lm": 1}}],
 )  # fmt: skip
 def test_a_note_of_odd_values_is_none(tmp_path: Path, change: dict) -> None:
     write_state(tmp_path, job(), FAILED, error="no good", records=("ab",), claim="ab")

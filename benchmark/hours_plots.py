@@ -45,13 +45,14 @@ def _lines(records: list[Record]) -> dict[str, dict[float, list[Record]]]:
     lines = {}
     for (run, id), moments in runs.items():
         first = next(iter(moments.values()))[0]
+        if len(moments) == 1:
+            continue
         if not first.config["pretraining"].get("init"):
             shape = first.config.get("upstream")
             twins = [r for r in records if TWIN.fullmatch(r.checkpoint) and r.config.get("upstream") == shape]
             moments |= {0.0: twins} if twins and shape else {}
-        if len(moments) > 1:
-            name = f"{run} #{id}" if names.count(run) > 1 else run
-            lines[name] = {hours: one_per_seed(moments[hours]) for hours in sorted(moments)}
+        name = f"{run} #{id}" if names.count(run) > 1 else run
+        lines[name] = {hours: one_per_seed(moments[hours]) for hours in sorted(moments)}
     return lines
 
 

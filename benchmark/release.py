@@ -10,6 +10,9 @@ from wavbench.benchmark.figures import COLOURS
 from wavbench.benchmark.record import write_text
 from wavbench.upstream.errors import UserError
 
+# of data2vec's targets and what is made of them: none of the two may fall to nothing
+DEVIATIONS = {"target_deviation": "deviation of targets", "prediction_deviation": "deviation of predictions"}
+
 
 def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "", heard: Sequence[str] = ()) -> Path:
     """Write `<name>.safetensors`, `<name>.md` and `<name>.png` into a folder.
@@ -105,6 +108,7 @@ def _card(
         f"- last train loss: {last['loss']:.3f}, {title} {last[column]:.3f}",
         *([f"- dev loss: {dev['loss']:.3f}, {title} {dev[column]:.3f}"] if len(dev) else []),
         *([f"- codebook perplexity: {last['code_perplexity']:.0f}"] if "code_perplexity" in last else []),
+        *[f"- {title} at the end: {last[name]:.3f}" for name, title in DEVIATIONS.items() if name in last],
         *([f"- heard audio of: {', '.join(heard)}"] if heard else []),
         f"- licence: {licence}", "",
         "## Data", "", "| corpus | language | utterances | hours |", "|---|---|---|---|", *data, "",
@@ -141,6 +145,7 @@ def _curves(tables: dict[str, pd.DataFrame], path: Path) -> None:
     wanted = [("loss", "loss", ("train", "dev")), (*_score(tables["train"]), ("train", "dev"))]
     if "code_perplexity" in tables["train"]:
         wanted.append(("code_perplexity", "codebook perplexity", ("train",)))
+    wanted += [(name, title, ("train",)) for name, title in DEVIATIONS.items() if name in tables["train"]]
     if "probe" in tables:
         wanted.append(("phones_best", "phones probe, %", ("probe",)))
     dots = {"train": "", "dev": ".", "probe": "o"}  # of a single point a line shows nothing

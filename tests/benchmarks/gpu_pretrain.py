@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 PART = 14 << 20  # bytes that leave the machine in one file, at most
 PROBE = "mboshi_fr.csv"
 FIRST = "hubert_tiny_iteration1"  # whose states give units, and whose encoder wav2vec 2.0 begins with
-CODES = "vq_wav2vec_tiny"  # whose codes BERT reads
+CODES = "vq_wav2vec"  # whose codes the BERT of the same size reads
 UNITS = {"units_layer": 5, "clusters": 300}
 
 
@@ -48,13 +48,15 @@ GPU_RUNS = (
     Run("wavlm_tiny", "wavlm", "tiny", 4, {"peak_rate": 2e-3, **UNITS}),
     Run("data2vec_tiny", "data2vec", "tiny", 4),
     Run("wav2vec_tiny", "wav2vec", "tiny", 4),
-    Run(CODES, "vq_wav2vec", "tiny", 4),
+    Run(f"{CODES}_tiny", "vq_wav2vec", "tiny", 4),
     Run("vq_wav2vec_bert_tiny", "vq_wav2vec_bert", "tiny", 2),
     Run("hubert_small", "hubert", "small", 2, UNITS),
+    Run("wav2vec2_small", "wav2vec2", "small", 2),
     Run("wavlm_small", "wavlm", "small", 2, UNITS),
     Run("data2vec_small", "data2vec", "small", 2),
     Run("wav2vec_small", "wav2vec", "small", 1),
     Run("vq_wav2vec_small", "vq_wav2vec", "small", 1),
+    Run("vq_wav2vec_bert_small", "vq_wav2vec_bert", "small", 1),
 )
 GPU_BATCH = 480  # seconds
 PROBES = 4  # of phones in a run
@@ -91,7 +93,7 @@ def begun_with(run: Run, out: Path) -> dict:
     if run.preset == "tiny" and run.name in ("hubert_tiny", "wav2vec2_tiny"):
         given["init"] = first
     if run.objective == "vq_wav2vec_bert":
-        given["codes"] = out / "runs" / CODES / "checkpoint.safetensors"
+        given["codes"] = out / "runs" / f"{CODES}_{run.preset}" / "checkpoint.safetensors"
     return given
 
 

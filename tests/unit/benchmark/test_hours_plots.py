@@ -74,6 +74,7 @@ def test_a_single_moment_single_layers_and_unknown_hours_are_no_line(tmp_path: P
     alone = [moment(make_record, 1.0, 40.0), make_record(upstream="base", value=50.0)]
     layers = [moment(make_record, h, 40.0, layers=3, task="lid") for h in (1.0, 2.0)]
     assert hours_seen(alone + layers, tmp_path) == {}
+    assert hours_seen([alone[0], twin(make_record, 0, 20.0)], tmp_path) == {}  # two points of which one was trained
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ from wavbench.benchmark.collect import collect
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.loading import check_device, load, load_upstream
 from wavbench.benchmark.record import key_of
-from wavbench.benchmark.results import is_synthetic
 from wavbench.upstream.audio_index import audio_hashes
+from wavbench.upstream.description import built_in
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.extract import extract
 from wavbench.upstream.manifest import Manifest, read_manifest
@@ -136,7 +136,7 @@ def _make(works: Sequence[Work], config: schemas.Analyse, sample: Manifest) -> t
                 kind=work.kind,
                 corpus=sample.name,
                 corpus_hash=hashes[work.label],
-                synthetic=is_synthetic(sample),
+                synthetic=bool(built_in(sample)),
                 label=work.label,
                 upstreams=[member.name for member in work.members],
                 checkpoint_hashes=[member.frames.weights for member in work.members],

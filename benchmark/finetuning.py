@@ -14,6 +14,7 @@ from wavbench.benchmark.config import refuse_idle
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.recipes import canonical_labels
 from wavbench.benchmark.record import Record, hashed, key_of, write_record, write_text
+from wavbench.upstream.description import built_in
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.machine import PeakMemory
 
@@ -273,7 +274,6 @@ def training_seconds(table: Path) -> float:
 def _write_record(
     run: _Run, tuned, scores: pd.DataFrame, started: datetime, trained: float, memory: PeakMemory
 ) -> None:
-    from wavbench.benchmark.results import is_synthetic
     from wavbench.benchmark.stats import interval
     from wavbench.downstream.metrics import METRICS, secondary
     from wavbench.downstream.mix import MIX
@@ -288,7 +288,7 @@ def _write_record(
         task=config.task,
         corpus=plan.manifest.name,
         corpus_hash=plan.corpus_hash,
-        synthetic=is_synthetic(plan.manifest),
+        synthetic=bool(built_in(plan.manifest)),
         split="test",
         upstream=Path(upstream.name).name if Path(upstream.name).exists() else upstream.name,
         checkpoint=upstream.checkpoint,

@@ -9,6 +9,7 @@ import pandas as pd
 from wavbench.benchmark.figures import COLOURS
 from wavbench.benchmark.record import write_text
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.kept import HEARD
 
 # of data2vec's targets and what is made of them: none of the two may fall to nothing
 DEVIATIONS = {"target_deviation": "deviation of targets", "prediction_deviation": "deviation of predictions"}
@@ -109,7 +110,7 @@ def _card(
         *([f"- dev loss: {dev['loss']:.3f}, {title} {dev[column]:.3f}"] if len(dev) else []),
         *([f"- codebook perplexity: {last['code_perplexity']:.0f}"] if "code_perplexity" in last else []),
         *[f"- {title} at the end: {last[name]:.3f}" for name, title in DEVIATIONS.items() if name in last],
-        *([f"- heard audio of: {', '.join(heard)}"] if heard else []),
+        *([f"{HEARD}{', '.join(heard)}"] if heard else []),
         f"- licence: {licence}", "",
         "## Data", "", "| corpus | language | utterances | hours |", "|---|---|---|---|", *data, "",
         "## Curves", "", f"![loss, {title} and phones probe]({name}.png)", "",

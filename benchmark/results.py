@@ -1,6 +1,5 @@
 """A finished cell on disk: its record, its scores and predictions, its trained head."""
 
-import json
 import math
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from wavbench.downstream.mix import MIX
 from wavbench.downstream.probe import Result
 from wavbench.downstream.saved import save_heads
 from wavbench.downstream.splits import fold_column
-from wavbench.upstream.description import description_of
+from wavbench.upstream.description import built_in, description_of
 from wavbench.upstream.kept import plain
 from wavbench.upstream.machine import PeakMemory
 from wavbench.upstream.manifest import Manifest
@@ -68,7 +67,7 @@ def write_result(
         task=plan.cell.task,
         corpus=plan.manifest.name,
         corpus_hash=plan.corpus_hash,
-        synthetic=is_synthetic(plan.manifest),
+        synthetic=bool(built_in(plan.manifest)),
         split=f"leave one {fold_column(table, plan.task)} out" if folds else "test",
         upstream=Path(plan.upstream.name).name if Path(plan.upstream.name).exists() else plan.upstream.name,
         checkpoint=plan.upstream.checkpoint,
@@ -191,14 +190,6 @@ def write_heads(plan: Plan, result: Result) -> None:
         | {"precision": upstream.precision, "language": upstream.language, "features": features_hash(upstream)},
         about=about,
     )
-
-
-def is_synthetic(manifest: Manifest) -> bool:
-    """Whether the folder says that a synthesiser made its speech (corpus.json of the built-in corpus)."""
-    try:
-        return json.loads((manifest.root / "corpus.json").read_text()).get("synthetic") is True
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _licence(manifest: Manifest) -> dict[str, str]:

@@ -24,9 +24,19 @@ def description_of(manifest: Path) -> dict:
 
 
 def names_of(manifest: Manifest) -> set[str]:
-    """What the corpus of a manifest is called: by its file, and by the import that made it."""
-    found = description_of(manifest.path)
-    return {manifest.name, *filter(None, (found.get("corpus"), found.get("part_of")))}
+    """What the corpus of a manifest is called: by its file, and by the import that made it, or the synthesiser."""
+    found, built = description_of(manifest.path), built_in(manifest).get("corpus")
+    names = (found.get("corpus"), found.get("part_of"), built if isinstance(built, str) else "")
+    return {manifest.name, *filter(None, names)}
+
+
+def built_in(manifest: Manifest) -> dict:
+    """What the built-in corpus says of itself where its folder is the manifest's (corpus.json); {} elsewhere."""
+    try:
+        found = json.loads((manifest.root / "corpus.json").read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) and found.get("synthetic") is True else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def statistics(table: pd.DataFrame) -> list[str]:

@@ -17,6 +17,8 @@ from wavbench.upstream.claims import remove_orphans, temporary_in
 from wavbench.upstream.errors import UserError
 
 FOLDER = "kept"
+HEARD = "- heard audio of: "  # the line of a model card
+CARD_BYTES = 1 << 20  # a larger file is no card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +62,25 @@ def trained_of(path: Path) -> Trained | None:
 
 
 def heard_of(path: Path) -> tuple[str, ...]:
-    """Corpora that a checkpoint of ours says its weights were trained on; none where it does not say it.
+    """Corpora that a checkpoint of ours, or the model card beside it, says its weights were trained on.
+
+    The card may know more: that a corpus is another one under another name was perhaps found out later.
 
     Raises:
         UserError: the file is damaged.
     """
     told = _told(path, "heard")
-    return tuple(told) if isinstance(told, list) and all(isinstance(name, str) for name in told) else ()
+    known = told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []
+    return tuple(sorted({*known, *_heard_by_card(path.with_suffix(".md"))}))
+
+
+def _heard_by_card(card: Path) -> list[str]:
+    try:
+        lines = card.read_text(encoding="utf-8").splitlines() if card.stat().st_size < CARD_BYTES else []
+    except (OSError, ValueError):
+        return []
+    said = next((line.removeprefix(HEARD) for line in lines if line.startswith(HEARD)), "")
+    return [name for name in (word.strip() for word in said.split(",")) if name]
 
 
 def _told(path: Path, name: str) -> object:

@@ -97,6 +97,18 @@ def test_a_checkpoint_knows_the_corpora_that_it_has_heard(manifest: Path, tmp_pa
     assert heard_of(tmp_path / "second/checkpoint.safetensors") == tuple(sorted({manifest.stem, "voxpopuli"}))
 
 
+def test_a_card_beside_a_checkpoint_may_know_more(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save({"x": torch.zeros(1)}, {"heard": '["mine"]'}))
+    card = tmp_path / "a.md"
+    card.write_text("# a\n\n- heard audio of: synthetic, mine,, timit \n- licence: CC0\n")
+    assert heard_of(path) == ("mine", "synthetic", "timit")
+    card.write_bytes(b"- heard audio of: \xff\xfe")
+    assert heard_of(path) == ("mine",)
+    card.write_text("- heard audio of: timit\n" + "x" * (1 << 20))
+    assert heard_of(path) == ("mine",)
+
+
 @pytest.mark.parametrize("told", ["{", "7", '{"a": 1}', "[1]", "null", "[" * 9_000])
 def test_what_a_stranger_says_that_weights_have_heard_is_no_trouble(told: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"

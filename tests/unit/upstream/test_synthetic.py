@@ -20,7 +20,9 @@ pytest.importorskip("espeakng_loader", reason="the synthetic extra is not instal
 
 from wavbench.upstream import espeak, sentences
 from wavbench.upstream.corpora import synthetic
+from wavbench.upstream.description import names_of
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.manifest import read_manifest
 
 BREATHY = {"alicia", "f2", "f3", "f5", "reed", "sandro"}  # variants with a noise source
 TINY = {"seed": 5, "utterances": 1, "languages": ("en", "tr"), "speakers": (2, 1, 1)}
@@ -362,3 +364,19 @@ def test_alignment_of_hand_made_events() -> None:
     phones, ends = espeak.align([*events, (0.6, ""), (0.61, "")], 0.8)
     assert phones == ["SIL", "aʲ", "uː", "SIL", "t", "SIL"]
     assert ends == [0.1, 0.29, 0.4, 0.5, 0.6, 0.8]
+
+
+def test_a_built_in_corpus_is_known_by_its_name_wherever_it_lies(tmp_path: Path) -> None:
+    """Its speakers are the same persons whatever the seed: weights that heard one of them know the others' voices."""
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere/manifest.csv"
+    path.write_text("id,audio,split\nu1,a.wav,test\n")
+    (path.parent / "a.wav").write_bytes(b"")
+    for said, names in (
+        ('{"corpus": "synthetic", "synthetic": true}', {"elsewhere", "synthetic"}),
+        ('{"corpus": 7, "synthetic": true}', {"elsewhere"}),
+        ('{"corpus": "synthetic"}', {"elsewhere"}),
+        ("[", {"elsewhere"}),
+    ):
+        (path.parent / "corpus.json").write_text(said)
+        assert names_of(read_manifest(path)) == names

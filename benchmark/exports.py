@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from wavbench.benchmark.figures import safe
-from wavbench.benchmark.leaderboard import Board, Row
+from wavbench.benchmark.leaderboard import MIX, Board, Row
 from wavbench.benchmark.record import COSTS, SCHEMA, Record
 from wavbench.benchmark.tables import (
     ABOUT,
@@ -21,6 +21,7 @@ from wavbench.benchmark.tables import (
     printable,
     ranks_of,
 )
+from wavbench.downstream.metrics import METRICS
 from wavbench.upstream.errors import UserError
 
 LATEX = {
@@ -156,6 +157,11 @@ def record_schema() -> dict:
     properties["schema"] = {"const": SCHEMA}
     properties["key"] = {"type": "string", "pattern": "^[0-9a-f]{20}$"}
     properties["ci95"] |= {"minItems": 2, "maxItems": 2}
+    properties["layers"] = {"anyOf": [{"const": MIX}, {"type": "integer", "minimum": 0}]}
+    properties["metric"] = {"enum": sorted(METRICS)}
+    properties["n"] |= {"minimum": 0}
+    rates = {"type": "object", "additionalProperties": {"type": "number"}}
+    properties["learning_rate_curve"]["items"] |= {"properties": {"dev": rates}, "required": ["dev"]}
     properties["cost"] |= {"required": sorted(COSTS)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

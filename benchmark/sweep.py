@@ -80,6 +80,7 @@ def sweep(
         for number, worker in enumerate(workers):
             if number not in outcomes and (outcome := worker.outcome(planner)):
                 outcomes[number] = outcome
+                listener.progress("cells", len(outcomes), len(jobs))
         if len(outcomes) == known:
             if not wait:
                 break

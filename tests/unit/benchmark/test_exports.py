@@ -116,7 +116,9 @@ def test_every_committed_record_validates_and_damaged_ones_do_not() -> None:
     for path in paths:
         values = json.loads(path.read_text())
         assert not list(validator.iter_errors(values)), path
-    for change in ({"schema": 0}, {"key": "../x"}, {"value": "1"}, {"ci95": [1.0]}, {"cost": {}}, {"more": 1}):
+    for change in ({"schema": 0}, {"key": "../x"}, {"value": "1"}, {"ci95": [1.0]}, {"cost": {}}, {"more": 1},
+                   {"layers": "foo"}, {"layers": -1}, {"n": -5}, {"metric": "luck"},
+                   {"learning_rate_curve": [{"fold": ""}]}):  # fmt: skip
         assert list(validator.iter_errors(values | change)), change
 
 

@@ -187,7 +187,7 @@ def board_table(board: Board) -> Table:
         Column(board.metric, f"{board.unit} {'↑' if board.higher_is_better else '↓'}", board.higher_is_better),
         Column("95 % interval", f"axis {low:.4g} to {high:.4g}", board.higher_is_better),
         Column("p", "against the best"),
-        Column("best layer", "alone"),
+        Column("best layer", "alone, by test score"),
         Column("mix takes most of", "layer"),
         *(Column(name.replace("_", " ")) for name in extra),
         Column("learning rate", "chosen on dev"),

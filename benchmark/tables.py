@@ -139,6 +139,7 @@ def markdown(boards: list[Board]) -> str:
     text = ["# Leaderboard", "", *markdown_table(header, lines), ""]
     text += [
         f"Values are those of the layer mix, with 95 % bootstrap intervals. **best** is the best value of a column. "
+        "Best layers are those with the best test score, which flatters the best of many; mixes are chosen without it. "
         f"{ABOUT_TIES} {about_marks(boards)}".rstrip(),
         "",
     ]

@@ -82,6 +82,7 @@ def test_a_terminal_gets_a_bar_and_brackets_are_no_markup(
         shown.progress("extracting", 1, 2)
         shown.progress("extracting", 2, 2)
         shown.progress("extracting", 0, 2)  # the same thing again, for another store
+        shown.progress("training er on c[/x] with [red]y", 1, 2)
     assert "value [40, 60] [bold]x[/bold]" in capsys.readouterr().out
 
 

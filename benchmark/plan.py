@@ -5,8 +5,9 @@ second, at the share of that which extraction was measured to reach; time of hea
 here and now. Together right to a factor of two, which is what it is for.
 """
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def print_plan(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[
     ]  # fmt: skip
     _print(["upstream", "parameters", "states", "frames", "per second", "licence; pretrained on"], rows)
     stores = stores_to_make(config, sources, shapes, left, rate)
-    disk, total = sum(store.bytes for store in stores), sum(store.seconds for store in stores)
-    smaller = {WAYS[0]: sum(min(store.bytes, store.as_int8) for store in stores), WAYS[1]: 0.0}
+    disk, total = _sum(store.bytes for store in stores), _sum(store.seconds for store in stores)
+    smaller = {WAYS[0]: _sum(store.as_int8 for store in stores), WAYS[1]: 0.0}
     rows = [
-        [store.corpus, store.upstream, store.holds, _bytes(store.bytes) if store.bytes else "unknown",
-         duration(store.seconds) if store.seconds else "unknown"]
+        [store.corpus, store.upstream, store.holds, "unknown" if store.bytes is None else _bytes(store.bytes),
+         "unknown" if store.seconds is None else duration(store.seconds)]
         for store in stores
     ]  # fmt: skip
     if rows:
@@ -112,19 +113,21 @@ def forecast(config: schemas.Sweep, sources: Sequence[Source], jobs: Sequence[Jo
         for u in config.upstreams
         if find_baseline(u.name) or catalog.find_preset(u.name)
     }
-    left = _left(config, jobs)
-    stores = stores_to_make(config, sources, shapes, left, machine_rate(config.device)) if left else []
+    left, rate = _left(config, jobs), None
+    with contextlib.suppress(UserError):  # workers may have the device that this machine has not
+        rate = machine_rate(config.device) if left else None
+    stores = stores_to_make(config, sources, shapes, left, rate)
     free = shutil.disk_usage(_existing(Path(config.stores))).free
     found = counts(Path(config.results), jobs)
     lines = [", ".join(f"{found[state]} {state}" for state in ALL if found[state])]
     lines += [
         f"to extract: {store.upstream} over {store.corpus}, {store.holds}, "
-        f"{_bytes(store.bytes) if store.bytes else 'of unknown size'}"
-        f"{', about ' + duration(store.seconds) if store.seconds else ''}"
+        f"{'of unknown size' if store.bytes is None else _bytes(store.bytes)}"
+        f"{'' if store.seconds is None else ', about ' + duration(store.seconds)}"
         for store in stores[:MOST_NAMED]
     ]
     lines += [f"and {len(stores) - MOST_NAMED} more stores"] if len(stores) > MOST_NAMED else []
-    disk, seconds = sum(store.bytes for store in stores), sum(store.seconds for store in stores)
+    disk, seconds = _sum(store.bytes for store in stores), _sum(store.seconds for store in stores)
     time = f", about {duration(seconds)} of extraction on {config.device} here" if seconds else ""
     return "\n".join([*lines, f"stores to make take {_bytes(disk)} ({_bytes(free)} free){time}; --dry says more"])
 
@@ -137,21 +140,21 @@ class StoreToMake:
         corpus: by its name.
         upstream: by its name.
         holds: "frames" or "pooled", and how much of it is there already.
-        bytes: of what is missing; 0 where nobody knows.
-        as_int8: with frames of that type.
-        seconds: of extraction; 0 where nobody knows.
+        bytes: of what is missing; None where nobody knows.
+        as_int8: with frames of that type, where it has larger ones.
+        seconds: of extraction; None where nobody knows.
     """
 
     corpus: str
     upstream: str
     holds: str
-    bytes: float
-    as_int8: float
-    seconds: float
+    bytes: float | None
+    as_int8: float | None
+    seconds: float | None
 
 
 def stores_to_make(
-    config: schemas.Sweep, sources: Sequence[Source], shapes: dict[str, Shape], jobs: Sequence[Job], rate: float
+    config: schemas.Sweep, sources: Sequence[Source], shapes: dict[str, Shape], jobs: Sequence[Job], rate: float | None
 ) -> list[StoreToMake]:
     """Stores that jobs read and that are not there, or not whole, corpus by corpus.
 
@@ -160,7 +163,7 @@ def stores_to_make(
         sources: corpora, a source for each cell or each once.
         shapes: upstreams, by name; others are left out.
         jobs: that are to do.
-        rate: operations per second of this machine.
+        rate: operations per second of this machine; None where that is not known.
     """
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
     found = []
@@ -171,15 +174,17 @@ def stores_to_make(
             continue
         left, frames = 1 - share, bool(dtype)
         known = bool(size.hours if frames else size.hours or size.utterances)
-        whole = store_bytes(shape, size, frames, dtype) if known else 0.0
+        whole = store_bytes(shape, size, frames, dtype)
         found.append(
             StoreToMake(
                 corpus=corpus_name(source.manifest),
                 upstream=name,
                 holds=("frames" if frames else "pooled") + (f", {share:.0%} there" if share else ""),
-                bytes=left * whole,
-                as_int8=left * store_bytes(shape, size, frames, "int8") if known else 0.0,
-                seconds=left * size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE),
+                bytes=left * whole if known else None,
+                as_int8=left * min(whole, store_bytes(shape, size, frames, "int8")) if known else None,
+                seconds=left * size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
+                if size.hours and rate
+                else None,
             )
         )
     return found
@@ -221,6 +226,11 @@ def _stores(sources: Sequence[Source], names: list[str], jobs: Sequence[Job]) ->
         for name in names
         for dtype in sorted(own for manifest, upstream, own in read if (manifest, upstream) == (source.manifest, name))
     ]
+
+
+def _sum(values: Iterable[float | None]) -> float:
+    """Of those that are known."""
+    return sum(value for value in values if value is not None)
 
 
 def _existing(path: Path) -> Path:

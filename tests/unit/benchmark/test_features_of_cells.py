@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from wavbench.benchmark import schemas
 from wavbench.benchmark.cell import Cell, Paths, plan_cell
@@ -202,6 +203,9 @@ def test_what_a_store_has_already_is_not_planned(tmp_path: Path, build_corpus: C
     assert planned() == [("pooled, 50% there", whole / 2)]
     said = forecast(config, [source], jobs)
     assert "1 to do\nto extract: fbank over corpus, pooled, 50% there, " in said
+    assert ", about 0 s\n" in said
+    away = forecast(replace(config, device="cuda"), [source], jobs) if not torch.cuda.is_available() else ""
+    assert "about" not in away  # only workers have one
     extract(upstream, manifest, path, pooled=True)
     assert planned() == []
     assert "to extract" not in forecast(config, [source], jobs)

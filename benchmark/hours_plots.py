@@ -48,12 +48,17 @@ def _lines(records: list[Record]) -> dict[str, dict[float, list[Record]]]:
         if len(moments) == 1:
             continue
         if not first.config["pretraining"].get("init"):
-            shape = first.config.get("upstream")
-            twins = [r for r in records if TWIN.fullmatch(r.checkpoint) and r.config.get("upstream") == shape]
+            shape = _shape(first)
+            twins = [r for r in records if TWIN.fullmatch(r.checkpoint) and _shape(r) == shape]
             moments |= {0.0: twins} if twins and shape else {}
         name = f"{run} #{id}" if names.count(run) > 1 else run
         lines[name] = {hours: one_per_seed(moments[hours]) for hours in sorted(moments)}
     return lines
+
+
+def _shape(record: Record) -> dict:
+    """Of an encoder; families of one shape, as hubert and wav2vec 2.0, have the same untrained networks."""
+    return {name: value for name, value in record.config.get("upstream", {}).items() if name != "family"}
 
 
 def _draw(panels: list[tuple[Board, str, dict]], stem: Path) -> Path:

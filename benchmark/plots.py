@@ -23,6 +23,7 @@ from wavbench.benchmark.figures import (
 from wavbench.benchmark.leaderboard import Board
 from wavbench.benchmark.recipes import dev_of, labels_of, one_per_seed, recipe_of
 from wavbench.benchmark.record import Record, read_scores
+from wavbench.benchmark.tables import HEARD
 
 POINTS = 200  # most of a DET curve
 RATES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # ticks of DET axes
@@ -283,19 +284,19 @@ def _scores(boards: list[Board], style: dict, folder: Path) -> Path:
             axis.plot(row.value, place, marker=marker, color=colour, markersize=6)
             table.append(
                 {"task": board.task, "corpus": board.corpus, "protocol": board.protocol, "upstream": row.upstream}
-                | {"value": row.value, "low": row.low, "high": row.high}
+                | {"value": row.value, "low": row.low, "high": row.high, "pretrained_on": " ".join(row.heard)}
             )
         if board.chance is not None:
             axis.axvline(board.chance, color="grey", linestyle=":", linewidth=1)
             axis.annotate("chance", (board.chance, 0.02), xycoords=("data", "axes fraction"), fontsize=7, color="grey")
-        axis.set_yticks(
-            [-row.rank for row in board.rows], [in_two_lines(row.upstream) for row in board.rows], fontsize=8
-        )
+        names = [f"{in_two_lines(row.upstream)}{f' {HEARD}' * bool(row.heard)}" for row in board.rows]
+        axis.set_yticks([-row.rank for row in board.rows], names, fontsize=8)
         axis.set_ylim(-len(board.rows) - 0.7, -0.3)
         put_title(axis, board.name)
-        axis.set_xlabel(score_label(board))
+        known = f"\n{HEARD} pretrained on audio of this corpus" if any(row.heard for row in board.rows) else ""
+        axis.set_xlabel(f"{score_label(board)}{known}")
         axis.grid(axis="x", alpha=0.25)
-    columns = ["task", "corpus", "protocol", "upstream", "value", "low", "high"]
+    columns = ["task", "corpus", "protocol", "upstream", "value", "low", "high", "pretrained_on"]
     return save(figure, pd.DataFrame(table, columns=columns), folder / "scores")
 
 

@@ -107,6 +107,17 @@ def test_the_best_row_stands_on_top_in_either_direction(tmp_path: Path, make_rec
         assert dict(zip(axis.get_yticks(), [t.get_text() for t in axis.get_yticklabels()], strict=True))[-1] == best
 
 
+def test_scores_of_upstreams_that_know_the_corpus_are_marked(
+    tmp_path: Path, make_record: Callable, drawn: dict
+) -> None:
+    config = make_record().config | {"heard": ["emotions"]}
+    records = [make_record(upstream="knows", value=80.0, config=config), make_record(upstream="new", value=20.0)]
+    write_figures(boards_of(records), tmp_path)
+    axis = drawn["scores"].axes[0]
+    assert {text.get_text() for text in axis.get_yticklabels()} == {"knows †", "new"}
+    assert axis.get_xlabel().endswith("† pretrained on audio of this corpus")
+
+
 def test_names_that_look_like_formulas_are_drawn_as_they_are(
     tmp_path: Path, make_record: Callable, drawn: dict
 ) -> None:

@@ -79,6 +79,7 @@ class Job:
         root: folder that its audio is relative to; None for the manifest's own.
         cell: task, layers, seed.
         apart: what its name ends with; see `told_apart`.
+        weights: file that the upstream is loaded from, where that is known before.
     """
 
     upstream: Callable[[], Upstream]
@@ -87,6 +88,7 @@ class Job:
     root: Path | None = None
     cell: Cell
     apart: str = ""
+    weights: Path | None = None
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from wavbench.benchmark.cost_plots import pareto_front, seconds_of
 from wavbench.benchmark.leaderboard import Board, Row
-from wavbench.benchmark.page_tables import Cell, Column, Line, Table, number
+from wavbench.benchmark.page_tables import Cell, Column, Line, Table, known, number
 from wavbench.benchmark.record import Record
 
 AUDIO = Column("audio", "s per s of extraction", down=True)
@@ -38,7 +38,7 @@ def cost_by_upstream(boards: list[Board], records: Iterable[Record]) -> Table:
             number(costs[0]["upstream_parameters"] / 1e6, 1),
             Cell(str(len(rows))),
             *([number(median, 1) for median in medians] if audio else []),
-            number(max(cost.get("peak_memory_mb", 0.0) for cost in costs) or None, 0),
+            _memory(costs),
         )
         lines.append(Line(cells))
     return Table(columns, tuple(lines))
@@ -67,13 +67,13 @@ def cost_of_rows(boards: list[Board], records: Iterable[Record]) -> Table:
         for row in board.rows:
             cost = row.record.cost
             cells = (
-                Cell(row.upstream, key=row.record.key),
+                Cell(row.upstream, key=row.record.key, **known(row)),
                 Cell(board.name),
                 Cell(f"{row.value:.2f}"),
                 number(cost["extract_s"], 0),
                 *([number(_rate(row.record, audio, clock), 1) for clock in CLOCKS] if audio else []),
                 replace(number(row.fit_seconds, 0), small=f"{row.fitted}"),
-                number(cost.get("peak_memory_mb"), 0),
+                _memory([cost]),
                 number(cost["store_mb"], 0),
                 number(cost.get("parameters"), 0),
                 Cell("yes" if row.upstream in cheapest else ""),
@@ -85,6 +85,14 @@ def cost_of_rows(boards: list[Board], records: Iterable[Record]) -> Table:
 def audio_by_corpus(records: Iterable[Record]) -> dict[str, float]:
     """Seconds of audio of each corpus, by its hash, from the records that say it."""
     return {record.corpus_hash: record.cost["audio_s"] for record in records if record.cost.get("audio_s")}
+
+
+def _memory(costs: list[dict[str, float]]) -> Cell:
+    """The most that heads took while they were trained; of older records a bound, the most that a process ever held."""
+    exact = [cost["fit_memory_mb"] for cost in costs if "fit_memory_mb" in cost]
+    bounds = [cost["peak_memory_mb"] for cost in costs if "peak_memory_mb" in cost]
+    found = number(max(exact or bounds, default=None), 0)
+    return found if exact or not bounds else replace(found, text=f"≤ {found.text}")
 
 
 def _rate(record: Record, audio: dict[str, float], clock: str) -> float | None:

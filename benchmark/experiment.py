@@ -179,6 +179,7 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
         Job(
             upstream=loader_of(u, config),
             upstream_name=upstream_name(u),
+            weights=_weights_of(u),
             manifest=source.manifest,
             root=source.root,
             cell=Cell(
@@ -204,6 +205,18 @@ def jobs_of(config: schemas.Sweep, sources: list[Source]) -> list:
         for seed in config.head_seeds[: cell.seeds or None]
     ]
     return told_apart(jobs)
+
+
+def _weights_of(u: schemas.SweepUpstream) -> Path | None:
+    """The file that an upstream's weights lie in: named, a run's, or shipped."""
+    from wavbench.upstream import catalog
+
+    named, shipped = Path(u.name), catalog.WEIGHTS / f"{u.name}.safetensors"
+    if named.is_file():
+        return named
+    if named.is_dir():
+        return named / "checkpoint.safetensors"
+    return shipped if u.weights != "random" and catalog.find_preset(u.name) and shipped.is_file() else None
 
 
 def takes(u: schemas.SweepUpstream, cell: schemas.SweepCell) -> bool:

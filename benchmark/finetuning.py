@@ -317,7 +317,7 @@ def _write_record(
         cost={
             "extract_s": 0.0,
             "fit_s": round(trained, 2),
-            "peak_memory_mb": round(memory.megabytes, 1),
+            "fit_memory_mb": round(memory.megabytes, 1),
             "store_mb": 0.0,
             "parameters": float(tuned.parameters),
             "upstream_parameters": float(upstream.num_parameters),

@@ -108,7 +108,7 @@ def winners(boards: list[Board]) -> Table:
         arrow = "↑" if board.higher_is_better else "↓"
         cells = (
             Cell(board.name, small=f"{board.metric}\N{NO-BREAK SPACE}{arrow}"),
-            Cell(best.upstream, key=best.record.key, best=True, **_known(best)),
+            Cell(best.upstream, key=best.record.key, best=True, **known(best)),
             Cell(f"{best.value:.2f}", _between(best), best.record.key),
             Cell(others or "-"),
             Cell(carried(board)),
@@ -231,7 +231,7 @@ def layer_table(board: Board) -> Table:
     for name in sorted(probed, key=lambda name: (mixes[name].rank if name in mixes else len(mixes) + 1, name)):
         found = {int(x.layer): x for x in probed[name].itertuples()}
         best = max(found.values(), key=lambda x: sign * x.value)
-        cells = [Cell(name, **_known(mixes.get(name)))]
+        cells = [Cell(name, **known(mixes.get(name)))]
         for layer in layers:
             x = found.get(layer)
             if x is None:
@@ -301,7 +301,7 @@ def _score(board: Board, row: Row, interval: bool = True) -> Cell:
     return Cell(f"{row.value:.2f}", small, row.record.key, shade, row.rank == 1, mark, title)
 
 
-def _known(row: Row | None) -> dict[str, str]:
+def known(row: Row | None) -> dict[str, str]:
     """The mark at the name of an upstream that was pretrained on the corpus, for a cell."""
     return {"mark": HEARD, "title": heard_of(row)} if row and row.heard else {}
 

@@ -26,7 +26,7 @@ from wavbench.benchmark.estimates import (
     streamed_seconds,
 )
 from wavbench.benchmark.experiment import jobs_of, share, upstream_name
-from wavbench.benchmark.sources import Source
+from wavbench.benchmark.sources import Source, rooted
 from wavbench.benchmark.states import ALL, DONE, counts, standing
 from wavbench.upstream import catalog
 from wavbench.upstream.errors import UserError
@@ -141,7 +141,7 @@ class StoreToMake:
         upstream: by its name.
         holds: "frames" or "pooled", and how much of it is there already.
         bytes: of what is missing; None where nobody knows.
-        as_int8: with frames of that type, where it has larger ones.
+        as_int8: if its frames were of that type: another store, which is begun anew.
         seconds: of extraction; None where nobody knows.
     """
 
@@ -168,21 +168,21 @@ def stores_to_make(
     sizes = {source: size_of(source) for source in dict.fromkeys(sources)}
     found = []
     for source, name, dtype in _stores(sources, list(shapes), jobs):
-        size, shape = sizes[source], shapes[name]
-        share = _held(config, source, name, dtype, size)
+        size, shape, frames = sizes[source], shapes[name], bool(dtype)
+        held = _held(config, rooted(source), name, shape, size)
+        share = held.get(dtype, 0.0) if frames else max(held.values(), default=0.0)  # frames hold means as well
         if share == 1:
             continue
-        left, frames = 1 - share, bool(dtype)
         known = bool(size.hours if frames else size.hours or size.utterances)
-        whole = store_bytes(shape, size, frames, dtype)
+        whole, as_int8 = (store_bytes(shape, size, frames, kind) for kind in (dtype, "int8"))
         found.append(
             StoreToMake(
                 corpus=corpus_name(source.manifest),
                 upstream=name,
                 holds=("frames" if frames else "pooled") + (f", {share:.0%} there" if share else ""),
-                bytes=left * whole if known else None,
-                as_int8=left * min(whole, store_bytes(shape, size, frames, "int8")) if known else None,
-                seconds=left * size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
+                bytes=(1 - share) * whole if known else None,
+                as_int8=(1 - held.get("int8", 0.0) if frames else 1 - share) * as_int8 if known else None,
+                seconds=(1 - share) * size.hours * 3600 * shape.flops / (rate * EXTRACTION_SHARE)
                 if size.hours and rate
                 else None,
             )
@@ -190,21 +190,25 @@ def stores_to_make(
     return found
 
 
-def _held(config: schemas.Sweep, source: Source, name: str, dtype: str, size: Size) -> float:
-    """The share of a corpus that a store of an upstream has, as far as its header tells: weights are not looked at."""
+def _held(config: schemas.Sweep, source: Source, name: str, shape: Shape, size: Size) -> dict[str, float]:
+    """The share of a corpus that stores of all layers of an upstream have, by type of frames; "" for means alone.
+
+    By what their headers tell: weights are not looked at. A store that is not found is planned once more.
+    """
     folder = corpus_folder(Path(config.stores), source.manifest, source.root or source.manifest.parent)
-    most = 0.0
+    most: dict[str, float] = {}
     for path in folder.glob("*/store.json") if size.utterances else ():
         try:
             fingerprint, info = read_header(path.parent)
-            if info.checkpoint != name or fingerprint.kind != ("frames" if dtype else "mean"):
-                continue
-            if not dtype or fingerprint.dtype == dtype:
+            known = name in (info.checkpoint, info.checkpoint.partition("@")[0]) or Path(name).name == info.checkpoint
+            if known and fingerprint.layers == tuple(range(shape.states)):
                 store = open_store(path.parent)
-                most = max(most, (len(store) + len(store.rejected)) / size.utterances)
+                share = min((len(store) + len(store.rejected)) / size.utterances, 1.0)
+                kind = fingerprint.dtype if fingerprint.kind == "frames" else ""
+                most[kind] = max(most.get(kind, 0.0), share)
         except UserError:  # what is damaged is made again
             continue
-    return min(most, 1.0)
+    return most
 
 
 def _left(config: schemas.Sweep, jobs: Sequence[Job]) -> list[Job]:

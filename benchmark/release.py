@@ -51,7 +51,8 @@ def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "", h
     path = out / f"{name}.safetensors"
     parameters = halve(run / "checkpoint.safetensors", path, heard)
     _curves(tables, out / f"{name}.png")
-    write_text(out / f"{name}.md", _card(name, about, tables, parameters, licence, notes, heard_of(path)))
+    known = sorted({*heard_of(run / "checkpoint.safetensors"), *heard})  # not what an older card at the place says
+    write_text(out / f"{name}.md", _card(name, about, tables, parameters, licence, notes, known))
     return path
 
 

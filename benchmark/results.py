@@ -96,7 +96,7 @@ def write_result(
             **({"extract_cpu_s": round(cpu, 2)} if math.isfinite(cpu := store.extract_cpu_seconds) else {}),
             "audio_s": round(float(store.lengths.sum()) / store.frame_rate, 1),  # that were extracted, in whole frames
             "fit_s": round(fit_seconds, 2),
-            "peak_memory_mb": round(memory.megabytes, 1),
+            "fit_memory_mb": round(memory.megabytes, 1),
             "store_mb": round(store.size_bytes / 1e6, 2),
             "parameters": float(result.parameters),
             "upstream_parameters": float(plan.upstream.num_parameters),

@@ -6,12 +6,14 @@ They are no results: a cell counts as done because its records are there, and a 
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 
 from wavbench.benchmark.cell import Job
@@ -136,15 +138,30 @@ def _path(results: Path, job: Job) -> Path:
 
 def _read(job: Job) -> dict[str, str]:
     """What a cell runs on, as far as that can be seen without loading anything; "" for what is not there."""
-    cell, name = job.cell, job.upstream_name
+    cell = job.cell
     lm = cell.lm.ngrams if cell.lm and cell.lm.ngrams != TRAIN else None
     files = {"manifest": job.manifest, "trials": cell.trials, "lm": lm}
-    shipped = WEIGHTS / f"{Path(name).name}.safetensors"
-    files["upstream"] = Path(name) if Path(name).is_file() else shipped
     stamps = {what: _stamp(Path(file)) for what, file in files.items() if file is not None}
+    if job.weights is not None:
+        stamps["weights"] = _content(job.weights) if job.weights.parent == WEIGHTS else _stamp(job.weights)
     with contextlib.suppress(UserError):  # an unknown protocol is refused where the cell is planned
         stamps["protocol"] = f"version {find_protocol(cell.protocol).version}"
     return stamps
+
+
+def _content(weights: Path) -> str:
+    """Hash of shipped weights: every installation has a file of its own, of another time."""
+    try:
+        stat = weights.stat()
+        return _hash(weights, stat.st_size, stat.st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@lru_cache
+def _hash(file: Path, size: int, changed: int) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").hexdigest()[:20]
 
 
 def _stamp(file: Path) -> str:

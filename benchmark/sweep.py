@@ -80,7 +80,9 @@ def sweep(
         for number, worker in enumerate(workers):
             if number not in outcomes and (outcome := worker.outcome(planner)):
                 outcomes[number] = outcome
-                listener.progress("cells", len(outcomes), len(jobs))
+                if wait:  # one worker speaks for all
+                    ended = [standing(paths.results, other)[0] in (DONE, FAILED) for other in jobs]
+                    listener.progress("cells", max(len(outcomes), sum(ended)), len(jobs))
         if len(outcomes) == known:
             if not wait:
                 break

@@ -6,7 +6,7 @@ import pandas as pd
 
 from wavbench.benchmark.leaderboard import Board, Row
 
-COSTS = ("extract_s", "extract_cpu_s", "audio_s", "peak_memory_mb", "store_mb", "parameters", "upstream_parameters")
+COSTS = ("extract_s", "extract_cpu_s", "audio_s", "fit_memory_mb", "store_mb", "parameters", "upstream_parameters")
 # where a spreadsheet begins a cell (behind ; where that parts cells), and what it takes for the beginning of a formula
 FORMULA = re.compile("(^|[;\t\r\n])(?=[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-])")
 HEARD, UNSCORED = "†", "‡"  # behind values of upstreams that know the corpus, and those whose scores are not there

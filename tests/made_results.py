@@ -164,7 +164,7 @@ def _write(
         "cost": {
             "extract_s": round(random.uniform(20, 400) + size / 1e6, 2),
             "fit_s": round(random.uniform(4, 90), 2),
-            "peak_memory_mb": round(random.uniform(900, 6000), 1),
+            "fit_memory_mb": round(random.uniform(900, 6000), 1),
             "store_mb": round(random.uniform(40, 4000), 2),
             "parameters": 50693.0,
             "upstream_parameters": size,

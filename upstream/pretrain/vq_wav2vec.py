@@ -47,12 +47,6 @@ class Config(wav2vec.Config):
         refuse_below(self, dict.fromkeys(("gumbel_decay", "diversity_weight", "codebook_weight", "commitment"), 0))
         if self.quantizer not in QUANTIZERS:
             raise UserError(f"quantizer={self.quantizer} is not known", remedy=f"one of: {', '.join(QUANTIZERS)}")
-        if self.diversity_weight and self.quantizer != "gumbel":
-            raise UserError(
-                f"diversity_weight={self.diversity_weight:g} would change nothing",
-                why=f"quantizer={self.quantizer} has no probabilities that could be spread",
-                remedy="quantizer=gumbel, or leave it out",
-            )
         if not min(self.gumbel_start, self.gumbel_end) > 0:
             raise UserError("a temperature must be more than 0", where="gumbel_start, gumbel_end", remedy="2 and 0.5")
 

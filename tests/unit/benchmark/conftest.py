@@ -70,7 +70,7 @@ def make_record() -> Callable[..., Record]:
             "cost": {
                 "extract_s": 1.0,
                 "fit_s": 2.0,
-                "peak_memory_mb": 300.0,
+                "fit_memory_mb": 300.0,
                 "store_mb": 4.0,
                 "parameters": 1000.0,
                 "upstream_parameters": 2e6,

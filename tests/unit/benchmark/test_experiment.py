@@ -11,9 +11,11 @@ from wavbench.benchmark import schemas
 from wavbench.benchmark.display import Display
 from wavbench.benchmark.estimates import Shape, Size, shape_of, size_of, store_bytes
 from wavbench.benchmark.experiment import _chosen, jobs_of, sweep, upstream_name
-from wavbench.benchmark.plan import print_plan
+from wavbench.benchmark.plan import print_plan, stores_to_make
 from wavbench.benchmark.sources import ready, rooted, source_of, with_lexicons
+from wavbench.upstream.catalog import WEIGHTS, load
 from wavbench.upstream.errors import UserError
+from wavbench.upstream.extract import extract, fingerprint_of, store_path
 from wavbench.upstream.importing import import_corpus
 from wavbench.upstream.lexicon import read_lexicon
 from wavbench.upstream.manifest import read_manifest
@@ -132,6 +134,21 @@ def test_a_plan_calls_corpora_by_their_names(tmp_path: Path, capsys: pytest.Capt
     assert "missing: mine; the same command without --dry runs once they are there" in said
 
 
+def test_weights_are_known_by_their_file_before_they_are_loaded(tmp_path: Path) -> None:
+    run, file = tmp_path / "hubert_tiny", tmp_path / "own.safetensors"
+    run.mkdir()
+    file.write_bytes(b"")
+    names = ("fbank", "hubert_tiny", str(run), str(file), "microsoft/wavlm-base")
+    given = config(tmp_path, cell("er", manifest="a.csv"), upstreams=names)
+    jobs = jobs_of(given, [source_of(one, given) for one in given.cells])
+    shipped = WEIGHTS / "hubert_tiny.safetensors"
+    assert [one.weights for one in jobs] == [None, shipped, run / "checkpoint.safetensors", file, None]
+    twin = schemas.SweepUpstream(name="hubert_tiny", weights="random")
+    precise = schemas.SweepUpstream(name=str(file), precision="bf16")
+    jobs = jobs_of(replace(given, upstreams=[twin, precise]), [source_of(one, given) for one in given.cells])
+    assert [one.weights for one in jobs] == [None, file]
+
+
 def test_jobs_go_upstream_by_upstream_with_every_protocol(tmp_path: Path) -> None:
     given = config(
         tmp_path, cell("er", manifest="a.csv", protocols=["clean", "superb"]), cell("ks", manifest="a.csv"),
@@ -213,6 +230,13 @@ def test_a_corpus_is_imported_once_and_found_again(tmp_path: Path) -> None:
     assert all(manifest.audio_path(row).is_file() for row in range(len(manifest)))
     assert rooted(source) == first  # as `status` and --dry find its audio, who import nothing
     assert rooted(source_of(cell("er", manifest="a.csv"), given)).root is None
+    upstream = load("fbank")
+    path = store_path(Path(given.stores), manifest, upstream, fingerprint_of(upstream, None, False, "float16"))
+    jobs, shapes = jobs_of(given, [first]), {"fbank": shape_of(given.upstreams[0], given)}
+    assert [store.holds for store in stores_to_make(given, [source], shapes, jobs, rate=1e9)] == ["frames"]
+    extract(upstream, manifest, path)
+    for asked in (source, first):  # --dry knows the one, the sweep the other
+        assert stores_to_make(given, [asked], shapes, jobs, rate=1e9) == []
 
 
 @pytest.mark.parametrize("change", ["options", "root", "description"])

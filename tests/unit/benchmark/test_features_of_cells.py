@@ -209,3 +209,35 @@ def test_what_a_store_has_already_is_not_planned(tmp_path: Path, build_corpus: C
     extract(upstream, manifest, path, pooled=True)
     assert planned() == []
     assert "to extract" not in forecast(config, [source], jobs)
+
+
+def test_means_are_read_from_frames_and_not_from_single_layers(tmp_path: Path, build_corpus: Callable) -> None:
+    corpora = tmp_path / "corpora"
+    manifest = read_manifest(build_corpus(corpora, 6, duration=[1.0] * 6, emotion=["joy", "fear"] * 3))
+    config = schemas.Sweep(
+        experiment="mine",
+        corpora=str(corpora),
+        upstreams=[schemas.SweepUpstream(name="hubert_tiny", weights="random")],
+        cells=[schemas.SweepCell(task="er", manifest="corpus.csv")],
+        results=str(tmp_path / "results"),
+        stores=str(tmp_path / "stores"),
+    )
+    source = source_of(config.cells[0], config)
+    jobs, shapes = jobs_of(config, [source]), {"hubert_tiny random seed 0": shape_of(config.upstreams[0], config)}
+    upstream = jobs[0].upstream()
+
+    def planned(layers: list[int] | None, dtype: str = "float16") -> list[str]:
+        fingerprint = fingerprint_of(upstream, layers, False, dtype)
+        path = store_path(Path(config.stores), manifest, upstream, fingerprint)
+        extract(upstream, manifest, path, layers=layers, dtype=dtype)
+        return [store.holds for store in stores_to_make(config, [source], shapes, jobs, rate=1e9)]
+
+    assert planned([3]) == ["pooled"]
+    assert planned(None) == []
+    framed = [replace(jobs[0], cell=replace(jobs[0].cell, keep_frames=True, dtype="float32"))]
+    (store,) = stores_to_make(config, [source], shapes, framed, rate=1e9)
+    assert store.holds == "frames"
+    assert 0 < store.as_int8 < store.bytes / 2
+    planned(None, "int8")
+    (store,) = stores_to_make(config, [source], shapes, framed, rate=1e9)
+    assert (store.holds, store.as_int8) == ("frames", 0.0)

@@ -125,15 +125,18 @@ def test_layers_show_the_best_of_a_row_and_what_lies_in_its_interval(make_record
 
 
 def test_costs_are_told_by_upstream_and_by_row(make_record: Callable) -> None:
-    cost = {"extract_s": 10.0, "fit_s": 2.0, "peak_memory_mb": 300.0, "store_mb": 4.0, "parameters": 1000.0}
+    cost = {"extract_s": 10.0, "fit_s": 2.0, "fit_memory_mb": 300.0, "store_mb": 4.0, "parameters": 1000.0}
     cost["upstream_parameters"] = 2e6
     records = [
         make_record(cost=cost),
-        make_record(cost={**cost, "extract_s": 30.0, "peak_memory_mb": 900.0}, task="lid"),
+        make_record(cost={**cost, "extract_s": 30.0, "fit_memory_mb": 900.0}, task="lid"),
         make_record(upstream="slow", value=40.0, cost={**cost, "extract_s": 50.0}),
     ]
     boards = boards_of(records)
     assert texts(cost_by_upstream(boards, records)) == [["fbank", "2.0", "2", "900"], ["slow", "2.0", "1", "300"]]
+    older = {name: value for name, value in cost.items() if name != "fit_memory_mb"} | {"peak_memory_mb": 5_000.0}
+    mixed = [make_record(cost=cost), make_record(cost=older, task="lid"), make_record(upstream="old", cost=older)]
+    assert [row[-1] for row in texts(cost_by_upstream(boards_of(mixed), mixed))] == ["300", "≤ 5,000"]
     rows = texts(cost_of_rows(boards, records))
     assert [(row[0], row[1], row[-1]) for row in rows] == [
         ("fbank", "er on emotions", "yes"),
@@ -171,6 +174,7 @@ def test_winners_that_know_the_corpus_are_marked_wherever_they_are_named(make_re
     best = winners(boards).lines[0].cells
     assert (best[1].mark, best[1].title, best[3].text) == ("†", "pretrained on audio of emotions", "b †")
     assert [line.cells[0].mark for line in layer_table(boards[0]).lines] == ["†", "†"]
+    assert [line.cells[0].mark for line in cost_of_rows(boards, records).lines] == ["†", "†"]
     scores = pd.DataFrame({"upstream": ["a", "new"], "score": [1.0, 2.0], "borda": [0.0, 1.0]})
     assert [line.cells[0].mark for line in overall_table(scores, boards).lines] == ["†", ""]
 

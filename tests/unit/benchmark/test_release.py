@@ -49,6 +49,8 @@ def test_the_card_says_what_the_weights_come_from(run: Path, tmp_path: Path) -> 
     cli.main(["release", f"run={run}", "name=hubert_tiny", f"out={tmp_path}", "licence=x", "heard=mine,librispeech"])
     assert "- heard audio of: librispeech, mine" in (tmp_path / "hubert_tiny.md").read_text()
     assert heard_of(tmp_path / "hubert_tiny.safetensors") == ("librispeech", "mine")
+    cli.main(["release", f"run={run}", "name=hubert_tiny", f"out={tmp_path}", "licence=x", "heard=timit"])
+    assert heard_of(tmp_path / "hubert_tiny.safetensors") == ("timit",)  # nothing of the card that was there
     for fact in ("5.8 M parameters", "`hubert`", "Second.", "CC0 for tests", "| mine | sw | 12 | 0.25 |", "4.250"):
         assert fact in card
     for fact in ("steps: 100", "audio seen: 1.0 h", "| 100 | 1.0 | 44.4 | 7 |", '"peak_rate": 0.0015'):

@@ -138,7 +138,7 @@ def test_what_does_not_determine_a_result_leaves_its_key(
 def test_commit_time_and_cost_are_in_the_record_and_not_in_its_key(done: Paths) -> None:
     for record in collect(done.results).records:
         assert record.started
-        assert {"extract_s", "extract_cpu_s", "audio_s", "fit_s", "peak_memory_mb", "store_mb", "parameters"} <= set(
+        assert {"extract_s", "extract_cpu_s", "audio_s", "fit_s", "fit_memory_mb", "store_mb", "parameters"} <= set(
             record.cost
         )
         assert all(np.isfinite(value) for value in record.cost.values())

@@ -163,7 +163,7 @@ def test_what_was_done_with_other_files_is_to_do(bench: Bench, tmp_path: Path, n
     for each in ("trials.csv", "lm.arpa", "own.safetensors"):
         (tmp_path / each).write_text("as it was")
     one = job(trials=tmp_path / "trials.csv", lm=Model(ngrams=str(tmp_path / "lm.arpa")))
-    one = dataclasses.replace(one, upstream_name=str(tmp_path / "own.safetensors"))
+    one = dataclasses.replace(one, weights=tmp_path / "own.safetensors")
     results = bench.paths.results
     for state, error in ((DONE, ""), (FAILED, "no good")):
         write_state(results, one, state, error=error, records=(record(results, one).stem,) if state == DONE else ())
@@ -172,6 +172,21 @@ def test_what_was_done_with_other_files_is_to_do(bench: Bench, tmp_path: Path, n
         assert standing(results, one) == (TO_DO, None)
     (tmp_path / name).unlink()
     assert standing(results, one)[0] == FAILED  # nobody can say
+
+
+def test_shipped_weights_are_the_same_in_every_installation(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes lie in a folder that machines share; weights lie in each one's own installation."""
+    monkeypatch.setattr(states, "WEIGHTS", tmp_path)
+    shipped = tmp_path / "fbank.safetensors"
+    shipped.write_text("weights")
+    one = dataclasses.replace(job(), weights=shipped)
+    write_state(bench.paths.results, one, FAILED, error="no good")
+    os.utime(shipped, (1, 1))
+    assert standing(bench.paths.results, one)[0] == FAILED
+    shipped.write_text("another")  # of one size
+    assert standing(bench.paths.results, one) == (TO_DO, None)
 
 
 def test_looking_for_records_fails_for_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -264,8 +264,6 @@ def test_what_cannot_be_is_refused(manifest: Path, tmp_path: Path) -> None:
             Config(**{name: 0})
     with pytest.raises(UserError, match=r"quantizer=lloyd is not known(.|\n)*gumbel, kmeans"):
         Config(quantizer="lloyd")
-    with pytest.raises(UserError, match=r"diversity_weight=0\.1 would change nothing"):
-        Config(quantizer="kmeans", diversity_weight=0.1)
     with pytest.raises(UserError, match="a temperature must be more than 0"):
         Config(gumbel_end=0.0)
     with pytest.raises(UserError, match=r"groups=5 is not possible(.|\n)*5 groups do not divide 24 channels"):

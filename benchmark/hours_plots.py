@@ -52,6 +52,7 @@ def _lines(records: list[Record]) -> dict[str, dict[float, list[Record]]]:
             twins = [r for r in records if TWIN.fullmatch(r.checkpoint) and _shape(r) == shape]
             moments |= {0.0: twins} if twins and shape else {}
         name = f"{run} #{id}" if names.count(run) > 1 else run
+        name += ", begun with trained weights" if first.config["pretraining"].get("init") else ""
         lines[name] = {hours: one_per_seed(moments[hours]) for hours in sorted(moments)}
     return lines
 

@@ -5,6 +5,7 @@ Everything is drawn from the files of results/analysis; no store is opened.
 
 import textwrap
 from collections.abc import Collection, Iterable
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from wavbench.benchmark.figures import (
 )
 
 ALIKE = "viridis"  # even steps to the eye and to people with any colour vision
+ACROSS = 4  # panels of t-SNE beside each other
 NAMED = 8  # values of a label that have a colour of their own in a t-SNE: the most frequent ones
 GAP = 0.42  # inches between heat maps
 LAYER = "layer (0: input of the first block)"
@@ -219,15 +221,17 @@ def _norms(found: list[Analysis], names: dict, stem: Path) -> Path:
 
 
 def _tsne(found: list[Analysis], names: dict, stem: Path) -> Path:
-    """A row of panels for each label, in it one for each upstream."""
+    """Rows of panels for each label, in them one for each upstream."""
     import matplotlib.pyplot as plt
 
     labels = sorted({analysis.label for analysis in found})
     by_label = {label: [a for a in found if a.label == label] for label in labels}
-    columns = max(len(own) for own in by_label.values())
-    figure, axes = plt.subplots(len(labels), columns, figsize=(3.4 * columns + 1.4, 4.0 * len(labels)), squeeze=False)
-    table = []
-    for label, row in zip(labels, axes, strict=True):
+    columns = min(max(len(own) for own in by_label.values()), ACROSS)
+    depths = [-(-len(by_label[label]) // columns) for label in labels]
+    figure, axes = plt.subplots(sum(depths), columns, figsize=(3.4 * columns + 1.4, 4.0 * sum(depths)), squeeze=False)
+    table, ends = [], list(accumulate(depths))
+    for label, depth, end in zip(labels, depths, ends, strict=True):
+        row = axes[end - depth : end].ravel()
         own = sorted(by_label[label], key=lambda analysis: names[_sides(analysis)[0]])
         counts = pd.Series([v for v in own[0].values["label"] if v]).value_counts()
         frequent = sorted(sorted(counts.index, key=lambda value: (-counts[value], value))[:NAMED])

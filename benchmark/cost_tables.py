@@ -91,8 +91,8 @@ def _memory(costs: list[dict[str, float]]) -> Cell:
     """The most that heads took while they were trained; of older records a bound, the most that a process ever held."""
     exact = [cost["fit_memory_mb"] for cost in costs if "fit_memory_mb" in cost]
     bounds = [cost["peak_memory_mb"] for cost in costs if "peak_memory_mb" in cost]
-    found = number(max(exact or bounds, default=None), 0)
-    return found if exact or not bounds else replace(found, text=f"≤ {found.text}")
+    found = number(max([*exact, *bounds], default=None), 0)
+    return replace(found, text=f"≤ {found.text}") if max(bounds, default=0) > max(exact, default=0) else found
 
 
 def _rate(record: Record, audio: dict[str, float], clock: str) -> float | None:

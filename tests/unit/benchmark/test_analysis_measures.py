@@ -25,6 +25,7 @@ class Held:
     """A store in memory: states of each utterance, [layer, frame, dim]."""
 
     path, rejected, extract_seconds, frame_rate, fingerprint = Path("held"), {}, 0.0, 50.0, FINGERPRINT
+    extract_cpu_seconds = 0.0
 
     def __init__(self, states: dict[str, np.ndarray]) -> None:
         self.states, self.ids = list(states.values()), list(states)

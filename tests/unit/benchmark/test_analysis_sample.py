@@ -28,7 +28,7 @@ def quiet(done: int, total: int) -> None:
 class Clock:
     """A store whose states say when they are: channel 0 is the centre of the frame, channel 1 its layer."""
 
-    path, dim, rejected, extract_seconds = Path("clock"), 2, {}, 0.0
+    path, dim, rejected, extract_seconds, extract_cpu_seconds = Path("clock"), 2, {}, 0.0, 0.0
     fingerprint = Fingerprint(
         weights="", config={}, layers=(0, 1, 2), kind="frames", dtype="float16", resampler="", normalisation=""
     )

@@ -22,7 +22,7 @@ from wavbench.upstream.listener import Listener
 from wavbench.upstream.manifest import Manifest, read_manifest
 
 EXPIRY = 300.0  # seconds without a sign of life, after which another worker takes a cell
-POLL_SECONDS = 1.0  # between looks at cells that other workers hold
+POLL_SECONDS = 1.0  # between looks at what other workers do
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,17 @@ def sweep(
     """
     outcomes: dict[int, Outcome] = {}
     workers = [_Worker(job, paths, listener, retry_since) for job in jobs]
-    planner = Planner(paths)
+    planner, counted = Planner(paths), 0.0
     while len(outcomes) < len(jobs):
         known = len(outcomes)
         for number, worker in enumerate(workers):
             if number not in outcomes and (outcome := worker.outcome(planner)):
                 outcomes[number] = outcome
-                if wait:  # one worker speaks for all
+                last = len(outcomes) == len(jobs)
+                if wait and (last or time.monotonic() - counted > POLL_SECONDS):  # one worker speaks for all
                     ended = [standing(paths.results, other)[0] in (DONE, FAILED) for other in jobs]
                     listener.progress("cells", max(len(outcomes), sum(ended)), len(jobs))
+                    counted = time.monotonic()
         if len(outcomes) == known:
             if not wait:
                 break

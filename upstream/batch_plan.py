@@ -21,7 +21,7 @@ class Batch:
         epoch: counted from 0.
         index: of the batch in its epoch.
         rows: utterances.
-        repeats: how often the epoch has taken each of them before; more than 0 only where a language is repeated.
+        repeats: how often the epoch has taken each of them before: languages are repeated, and long recordings.
         samples: of every crop, or of the longest utterance.
     """
 
@@ -45,8 +45,9 @@ def plan_epoch(
     """All batches of an epoch, in the order they are taken.
 
     Utterances are drawn so that a language's share of the audio is proportional to its hours to the power of
-    `language_exponent`; sorted by length, with ties and near ties broken at random; cut into batches; and each batch
-    is cropped to the shortest of its utterances, so that nothing is padded.
+    `language_exponent`, and the epoch is as long as all of them together; sorted by length, with ties and near ties
+    broken at random; cut into batches; and each batch is cropped to the shortest of its utterances, so that nothing is
+    padded.
 
     Args:
         lengths: samples of each utterance.
@@ -60,7 +61,7 @@ def plan_epoch(
     Source: Conneau et al. 2020, XLSR, section 2.2 (sampling of languages); fairseq's cropping to the shortest.
     """
     random = np.random.default_rng([seed, epoch])
-    rows, repeats = _draw(lengths, np.asarray(languages), language_exponent, random)
+    rows, repeats = _draw(lengths, np.asarray(languages), language_exponent, crop_samples, random)
     sizes = np.minimum(lengths[rows], crop_samples)
     order = np.lexsort((random.random(len(rows)), np.log2(np.maximum(sizes, 1)) + random.uniform(0, 0.05, len(rows))))
     rows, repeats, sizes = rows[order], repeats[order], sizes[order]
@@ -107,22 +108,30 @@ def plan_utterances(lengths: np.ndarray, *, seed: int, epoch: int, batch_samples
 
 
 def _draw(
-    lengths: np.ndarray, languages: np.ndarray, exponent: float, random: np.random.Generator
+    lengths: np.ndarray, languages: np.ndarray, exponent: float, crop_samples: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Utterances of an epoch as long as the corpus, and how often each was taken before."""
+    """Utterances of an epoch as long as the corpus, and how often each was taken before.
+
+    One that holds several crops is there as often, so that long recordings count by what they hold.
+    """
     names, codes = np.unique(languages, return_inverse=True)
     hours = np.bincount(codes, weights=lengths, minlength=len(names))
     shares = hours**exponent
     wanted = shares / shares.sum() * hours.sum()
+    crops = np.maximum(lengths // crop_samples, 1)
+    sizes = np.minimum(lengths, crop_samples)
     rows, repeats = [], []
     for code in range(len(names)):
         own = np.flatnonzero(codes == code)
-        total = wanted[code] / hours[code] * len(own)  # utterances; its fraction is rounded at random
-        count = int(total + random.random()) if exponent != 1.0 else len(own)
-        rounds = -(-count // len(own))
-        drawn = np.concatenate([random.permutation(own) for _ in range(rounds)] or [own[:0]])[:count]
-        rows.append(drawn)
-        repeats.append(np.arange(count) // len(own))
+        pool = np.repeat(own, crops[own])
+        before = np.concatenate([np.arange(count) for count in crops[own]])
+        total = wanted[code] / sizes[pool].sum() * len(pool)  # crops; its fraction is rounded at random
+        as_they_are = exponent == 1.0 and lengths[own].max() <= crop_samples
+        count = len(pool) if as_they_are else int(total + random.random())
+        rounds = -(-count // len(pool))
+        order = np.concatenate([random.permutation(len(pool)) for _ in range(rounds)] or [pool[:0]])[:count]
+        rows.append(pool[order])
+        repeats.append(before[order] + np.arange(count) // len(pool) * crops[pool[order]])
     return np.concatenate(rows), np.concatenate(repeats)
 
 

@@ -41,11 +41,14 @@ def test_batches_hold_all_utterances_once_and_no_more_than_their_samples(
 ) -> None:
     lengths = 1_000 + np.random.default_rng(seed).integers(0, spread, count)
     planned = plan(lengths, batch_samples=batch, seed=seed, language_exponent=1.0)
-    assert sorted(row for one in planned for row in one.rows) == list(range(count))
+    rows = np.array([row for one in planned for row in one.rows])
+    assert set(rows) == set(range(count))
     for one in planned:
         assert len(one.rows) == 1 or len(one.rows) * one.samples <= batch
         assert one.samples == min(8_000, *lengths[list(one.rows)])  # nothing is padded
-        assert one.repeats == (0,) * len(one.rows)
+    if lengths.max() <= 8_000:
+        assert len(rows) == count
+        assert {repeat for one in planned for repeat in one.repeats} == {0}
 
 
 def test_a_batch_of_many_short_utterances_holds_no_more_than_its_samples() -> None:
@@ -77,6 +80,28 @@ def test_languages_are_drawn_by_their_hours_to_a_power() -> None:
     for exponent, share in ((1.0, 90), (0.0, 50)):
         rows = np.array([row for one in plan(lengths, languages, language_exponent=exponent) for row in one.rows])
         assert abs((rows < 90).sum() - share) <= 1
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_recordings_longer_than_a_crop_count_by_what_they_hold(exponent: float) -> None:
+    """Ten long ones hold as much as 400 short ones: half of the audio each, whatever the exponent."""
+    lengths, languages = np.array([80_000] * 10 + [2_000] * 400), ["pl"] * 10 + ["de"] * 400
+    planned = plan(lengths, languages, language_exponent=exponent)
+    crops = [(row, repeat, one.samples) for one in planned for row, repeat in zip(one.rows, one.repeats, strict=True)]
+    heard = [sum(samples for row, _, samples in crops if (row < 10) == long) for long in (True, False)]
+    assert heard == pytest.approx([800_000, 800_000], rel=0.02)
+    taken = np.bincount([row for row, _, _ in crops])
+    assert taken[:10].tolist() == [10] * 10  # crops of 8,000
+    assert len({(row, repeat) for row, repeat, _ in crops}) == len(crops)  # each of them another one
+    # within a language long ones count by what they hold too: one of ten crops, and ten of one
+    planned = plan(np.array([80_000] + [8_000] * 10), language_exponent=exponent)
+    taken = np.bincount([row for one in planned for row in one.rows])
+    assert taken.tolist() == [10] + [1] * 10
+
+
+def test_an_epoch_of_utterances_somewhat_longer_than_a_crop_is_as_long_as_they_are() -> None:
+    planned = plan(np.full(100, 10_000), language_exponent=1.0)  # 125 crops of 8,000
+    assert sum(len(one.rows) for one in planned) == 125
 
 
 def test_processes_share_the_batches_of_an_epoch_and_leave_out_less_than_a_step() -> None:

@@ -44,7 +44,16 @@ def release(run: Path, name: str, out: Path, *, licence: str, notes: str = "", h
         )
     if absent := [file for file in ("run.json", "train.csv") if not (run / file).is_file()]:
         raise UserError(f"the run has no {' and no '.join(absent)}", where=run, remedy="the folder of a training")
-    about = json.loads((run / "run.json").read_text())
+    try:
+        about = json.loads((run / "run.json").read_text())
+        about["hyperparameters"], about["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "the settings of the run cannot be read",
+            where=run / "run.json",
+            why=f"{type(error).__name__}: {error}",
+            remedy="give the command of the training again: it writes them anew, also where nothing is left to train",
+        ) from None
     tables = {
         kind: pd.read_csv(run / f"{kind}.csv") for kind in ("train", "dev", "probe") if (run / f"{kind}.csv").is_file()
     }

@@ -23,7 +23,14 @@ from wavbench.upstream.crops import CropBatch, loader
 from wavbench.upstream.errors import UserError, refuse_below, refuse_outside
 from wavbench.upstream.trackers import make_trackers
 from wavbench.upstream.training_log import Log
-from wavbench.upstream.training_state import load_state, refuse_changes, refuse_missing, save_state, write_whole
+from wavbench.upstream.training_state import (
+    load_state,
+    refuse_changes,
+    refuse_missing,
+    save_about,
+    save_state,
+    write_whole,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +183,7 @@ class Training:
         self.log = None
         if fabric.is_global_zero:
             self.log = Log(folder, self.step, make_trackers(trackers, folder, hyperparameters))
-            about = {"hyperparameters": hyperparameters, "data": data or []}
-            (folder / "run.json").write_text(json.dumps(about, indent=1) + "\n")  # for people, and for model cards
+            save_about(folder, {"hyperparameters": hyperparameters, "data": data or []})
         self._fresh()
 
     def run(self) -> None:

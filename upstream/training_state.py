@@ -43,6 +43,24 @@ def save_state(folder: Path, state: dict) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def save_about(folder: Path, about: dict) -> None:
+    """Replace `run.json`, which is for people and for model cards, whole or not at all.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    temporary = temporary_in(folder, ".json")
+
+    def write() -> None:
+        temporary.write_text(json.dumps(about, indent=1) + "\n")
+        os.replace(temporary, folder / "run.json")
+
+    try:
+        write_whole(folder, write)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_whole(folder: Path, write: Callable[[], None]) -> None:
     """Call what writes a state or a checkpoint, and say plainly what keeps it from doing so.
 

@@ -137,3 +137,16 @@ def test_a_run_that_wrote_nothing_yet_is_refused(run: Path, tmp_path: Path) -> N
     (begun / "train.csv").unlink()
     with pytest.raises(UserError, match=r"the run has no train\.csv"):
         release(begun, "hubert_tiny", tmp_path / "out", licence="none")
+
+
+@pytest.mark.parametrize("text", ['{"hyperparam', "[]", '{"data": []}', ""], ids=["cut", "a list", "half", "empty"])
+def test_settings_that_cannot_be_read_are_an_error_of_one_screen(
+    text: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    damaged = Path(shutil.copytree(run, tmp_path / "run"))
+    (damaged / "run.json").write_text(text)
+    assert cli.main(["release", f"run={damaged}", "name=hubert_tiny", f"out={tmp_path / 'out'}", "licence=none"]) == 2
+    said = capsys.readouterr().err
+    assert "settings of the run cannot be read" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()

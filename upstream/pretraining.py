@@ -274,7 +274,8 @@ def pretrain(
 
     hears = getattr(module_file, "NEEDS_WAVEFORMS", True)
 
-    heard = set(init.pretraining if init else ()).union(*map(names_of, manifests))
+    begun_from = [one for one in (init, source.codes) if one is not None]
+    heard = set().union(*(one.pretraining for one in begun_from), *map(names_of, manifests))
 
     def export(which: str) -> None:
         told = kept.Trained(run=upstream, id=run, steps=training.step, hours=training.hours, init=begun)

@@ -1,5 +1,6 @@
 """Encoders kept along a training: they change nothing in it, survive its kills, and say how long they were trained."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
-from small_training import SMALL, shrunk, train, weights_of, write_corpus
+from small_training import SMALL, shrunk, small_codes, train, weights_of, write_corpus
 
 from wavbench.upstream import catalog, kept
 from wavbench.upstream.checkpoints import write_checkpoint
 from wavbench.upstream.errors import UserError
 from wavbench.upstream.kept import Trained, heard_of, trained_of
 from wavbench.upstream.training import Settings
+from wavbench.upstream.unit_source import UnitSource
 
 EVERY = {"steps": 7, "log_every": 1, "save_every": 3, "precision": "fp32", "layerdrop": 0.3}
 OBJECTIVES = ["hubert", "data2vec", "wav2vec"]
@@ -95,6 +97,13 @@ def test_a_checkpoint_knows_the_corpora_that_it_has_heard(manifest: Path, tmp_pa
     begun.pretraining = ("voxpopuli",)
     train("hubert", manifest, tmp_path / "second", init=begun, **EVERY)
     assert heard_of(tmp_path / "second/checkpoint.safetensors") == tuple(sorted({manifest.stem, "voxpopuli"}))
+
+
+def test_a_bert_has_heard_what_the_model_behind_its_codes_heard(manifest: Path, tmp_path: Path) -> None:
+    codes = copy.copy(small_codes())
+    codes.pretraining = ("voxpopuli",)
+    train("vq_wav2vec_bert", manifest, tmp_path, unit_source=UnitSource(codes=codes), steps=1)
+    assert heard_of(tmp_path / "checkpoint.safetensors") == tuple(sorted({manifest.stem, "voxpopuli"}))
 
 
 def test_a_card_beside_a_checkpoint_may_know_more(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from wavbench.upstream.export import export_hugging_face
 from wavbench.upstream.extract import BEHIND, batch_seconds
 from wavbench.upstream.extraction_plan import blocks
 from wavbench.upstream.flops import forward_flops, product_rates
+from wavbench.upstream.hugging_face import native_config
 from wavbench.upstream.layers.linear import engine
 from wavbench.upstream.manifest import read_manifest
 from wavbench.upstream.models.wav2vec2 import Wav2Vec2
@@ -96,9 +97,8 @@ def speed(config: schemas.Speed) -> int:
     )
     absent: dict[str, str] = {}
     with Display() as display, tempfile.TemporaryDirectory() as folder:
-        given = Given(
-            upstream.config["family"], upstream.model.config, export_hugging_face(upstream, Path(folder) / "hf")
-        )
+        exported = export_hugging_face(upstream, Path(folder) / "hf")
+        given = Given(*native_config(exported), exported)  # a data2vec may have left as a wav2vec 2.0
         peers = list(_opened(names, given, absent))
         for name, reason in absent.items():
             display.say(f"note: without {name}: {reason}")

@@ -12,7 +12,7 @@ from wavbench.upstream import catalog, checkpoints, hugging_face
 from wavbench.upstream.catalog import Upstream
 from wavbench.upstream.claims import temporary_in
 from wavbench.upstream.errors import UserError
-from wavbench.upstream.models import wav2vec2
+from wavbench.upstream.models import data2vec, wav2vec2
 
 # Fields of a config by what transformers calls them; those of training act on nothing else.
 SETTINGS = wav2vec2.HUGGING_FACE_SETTINGS | {
@@ -63,10 +63,9 @@ def export_hugging_face(upstream: Upstream, folder: Path, *, licence: str = "unk
     """
     from safetensors.torch import save
 
-    family = upstream.config["family"]
     refuse_place(folder)
-    settings, kind = _settings(upstream)
-    state = _state(upstream, settings)
+    family, settings, kind = _settings(upstream)
+    state = _state(upstream, family, settings)
     normalise = bool(upstream.config["normalise"])
     preprocessor = {
         "do_normalize": normalise,
@@ -100,7 +99,7 @@ def export_hugging_face(upstream: Upstream, folder: Path, *, licence: str = "unk
 
 
 def _settings(upstream: Upstream):
-    """The configuration of transformers, and its model's name."""
+    """The family of transformers that has such a model, its configuration, and the model's name."""
     import transformers
 
     family = upstream.config["family"]
@@ -115,6 +114,8 @@ def _settings(upstream: Upstream):
     config = checkpoints.config_from(
         module.Config, {k: v for k, v in upstream.config.items() if k not in ("family", "precision")}
     )
+    if family == "data2vec" and (plain := data2vec.as_wav2vec2(config)):
+        family, config, module = "wav2vec2", plain, wav2vec2
     table = SETTINGS | OWN.get(family, {})
     values = {theirs: getattr(config, ours) for ours, theirs in table.items() if theirs and hasattr(config, ours)}
     values["adapter_attn_dim"] = values["adapter_attn_dim"] or None
@@ -137,17 +138,17 @@ def _settings(upstream: Upstream):
             why=f"its configuration has no place for {', '.join(f'{name}={getattr(config, name)}' for name in lost)}",
             remedy="the checkpoint of ours, which keeps every setting",
         )
-    return settings, kind
+    return family, settings, kind
 
 
-def _state(upstream: Upstream, settings) -> dict[str, Tensor]:
+def _state(upstream: Upstream, family: str, settings) -> dict[str, Tensor]:
     """The weights under the names of transformers, those of its released checkpoints."""
     import transformers
 
     with torch.device("meta"):
         theirs = transformers.AutoModel.from_config(settings).state_dict()
     sizes = {hugging_face.old_weight_norm(name): tensor.shape for name, tensor in theirs.items()}
-    sources = catalog.family(upstream.config["family"]).hugging_face_names(upstream.model.config)
+    sources = catalog.family(family).hugging_face_names(upstream.model.config)
     ours, state = upstream.model.state_dict(), {}
     for name, parts in sources.items():
         tensor = ours[name].detach().cpu().float()

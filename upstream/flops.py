@@ -43,7 +43,7 @@ def forward_parts(encoder: nn.Module, seconds: float) -> dict[str, float]:
     ):
         rate /= stride
         macs += rate * width_in * width_out * kernel
-    depth = getattr(config, "position_depth", 1)
+    depth = getattr(config, "position_depth", 1) or 1  # data2vec's 0 is one convolution too, wav2vec 2.0's
     return {
         "convolutions": 2 * macs,
         "projection": 2 * rate * config.conv_channels[-1] * config.dim,

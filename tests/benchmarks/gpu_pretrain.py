@@ -18,7 +18,7 @@ from wavbench.benchmark.release import halve
 HERE = Path(__file__).resolve().parent
 PART = 14 << 20  # bytes that leave the machine in one file, at most
 PROBE = "mboshi_fr.csv"
-FIRST = "hubert_tiny_iteration1"  # whose states give units, and whose encoder wav2vec 2.0 begins with
+FIRST = "hubert_tiny_iteration1"  # whose states give units, and whose encoder wav2vec 2.0 and data2vec begin with
 CODES = "vq_wav2vec"  # whose codes the BERT of the same size reads
 UNITS = {"units_layer": 5, "clusters": 300}
 
@@ -90,8 +90,11 @@ def begun_with(run: Run, out: Path) -> dict:
     first = out / "runs" / FIRST / "checkpoint.safetensors"
     first = first if first.is_file() else "hubert_tiny"
     given = {"units_from": first} if "units_layer" in run.extra else {}
-    if run.preset == "tiny" and run.name in ("hubert_tiny", "wav2vec2_tiny"):
+    if run.preset == "tiny" and run.name in ("hubert_tiny", "wav2vec2_tiny", "data2vec_tiny"):
         given["init"] = first
+    hubert = out / "runs" / "hubert_small" / "checkpoint.safetensors"
+    if run.name == "data2vec_small" and hubert.is_file():
+        given["init"] = hubert
     if run.objective == "vq_wav2vec_bert":
         given["codes"] = out / "runs" / f"{CODES}_{run.preset}" / "checkpoint.safetensors"
     return given

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wavbench.upstream import catalog
+from wavbench.upstream.models import data2vec
 
 TOLERANCE = 1e-5  # relative L2, float32
 SMALL = {
@@ -95,6 +96,12 @@ FULL = {
     "data2vec": {},
     "mms": {"num_hidden_layers": 4, "hidden_size": 1280, "num_attention_heads": 16, "adapter_attn_dim": 16},
 }
+
+
+def test_a_data2vec_without_positional_convolutions_is_left_to_transformers() -> None:
+    """Of the Hub such a model has none; of ours it has wav2vec 2.0's."""
+    assert data2vec.from_hugging_face({"num_conv_pos_embeddings": 3}, None) is not None
+    assert data2vec.from_hugging_face({"num_conv_pos_embeddings": 0}, None) is None
 
 
 @pytest.mark.slow

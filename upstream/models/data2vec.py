@@ -1,4 +1,4 @@
-"""data2vec for speech: the encoder of wav2vec 2.0 with a stack of narrow positional convolutions.
+"""data2vec for speech: the encoder of wav2vec 2.0, as released with a stack of narrow positional convolutions.
 
 Source: Baevski et al. 2022, data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language.
 """
@@ -18,10 +18,12 @@ class Config(wav2vec2.Config):
     normalise: bool = True
     conv_norm: str = "layer"
     position_kernel: int = 19  # frames, of each convolution
-    position_depth: int = 5  # convolutions
+    position_depth: int = 5  # convolutions; 0: the single weight-normed one of wav2vec 2.0
 
 
 def build(config: Config) -> Wav2Vec2:
+    if not config.position_depth:
+        return Wav2Vec2(config)
     return Wav2Vec2(
         config,
         positions=PositionalStack(config.dim, config.position_kernel, config.position_groups, config.position_depth),
@@ -29,9 +31,9 @@ def build(config: Config) -> Wav2Vec2:
 
 
 presets = {
-    # As deep as BASE; the widths of wav2vec 2.0's presets of the same name.
-    "tiny": Config(conv_channels=(128,) * 7, dim=192, num_heads=3, inner_dim=768),
-    "small": Config(conv_channels=(256,) * 7, dim=384, num_heads=6, inner_dim=1536),
+    # Wav2vec 2.0's presets of the same name: objectives compare at one shape, and can go on from one another's weights.
+    "tiny": Config(**asdict(wav2vec2.presets["tiny"]), position_depth=0),
+    "small": Config(**asdict(wav2vec2.presets["small"]), position_depth=0),
     "base": Config(),
     "large": Config(**LARGE),
 }
@@ -47,10 +49,17 @@ def from_hugging_face(settings: Mapping, normalise: bool | None) -> Config | Non
     fixed = {"feat_extract_norm": "layer", "do_stable_layer_norm": False}  # it has no such settings
     positions = {"position_kernel": "conv_pos_kernel_size", "position_depth": "num_conv_pos_embeddings"}
     plain = wav2vec2.from_hugging_face({**settings, **fixed}, normalise)
-    if plain is None or plain.adapter_dim:
+    if plain is None or plain.adapter_dim or not settings.get(positions["position_depth"], Config.position_depth):
         return None
     own = {name: settings[theirs] for name, theirs in positions.items() if theirs in settings}
     return Config(**{**asdict(plain), "position_kernel": Config.position_kernel, **own})
+
+
+def as_wav2vec2(config: Config) -> wav2vec2.Config | None:
+    """The same model as one of wav2vec 2.0; None where positions are data2vec's own."""
+    if config.position_depth:
+        return None
+    return wav2vec2.Config(**{name: value for name, value in asdict(config).items() if name != "position_depth"})
 
 
 def hugging_face_names(config: Config) -> dict[str, tuple[str, ...]]:

@@ -29,6 +29,7 @@ CASES = [
     ("wavlm", LARGE | {"conv_bias": False}),
     ("data2vec", {"position_kernel": 5, "position_depth": 2}),
 ]
+PLAIN = {"position_depth": 0, "pre_norm": True, "conv_norm": "group", "normalise": False}  # data2vec's smaller presets
 
 
 def random_upstream(family: str, **changes) -> Upstream:
@@ -73,6 +74,18 @@ def test_an_export_comes_back_as_it_went(family: str, changes: dict, tmp_path: P
     training = dict.fromkeys(export.TRAINING, 0.0)  # from a folder comes a model for inference
     assert again.config == {**upstream.config, **training}
     assert again.remarks() == []
+
+
+def test_a_data2vec_with_the_positions_of_wav2vec2_leaves_as_a_wav2vec2(tmp_path: Path) -> None:
+    upstream = random_upstream("data2vec", **PLAIN)
+    folder = export_hugging_face(upstream, tmp_path / "model")
+    again = catalog.load(str(folder))
+    assert again.config["family"] == "wav2vec2"
+    assert "wav2vec2 encoder" in (folder / "README.md").read_text()
+    assert again.weights_hash == upstream.weights_hash
+    waveform = 0.1 * torch.randn(1, 5_000, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([5_000])
+    assert torch.equal(again(waveform, lengths).states, upstream(waveform, lengths).states)
 
 
 def test_a_checkpoint_in_half_precision_comes_back_as_it_went(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from wavbench.upstream.flops import forward_flops, forward_parts, peak_flops, product_rates, training_flops
+from wavbench.upstream.models import data2vec, wav2vec2
 from wavbench.upstream.models.wav2vec2 import Config, Wav2Vec2
 
 SECONDS = 4.0
@@ -30,6 +31,13 @@ def test_base_needs_15_gflop_per_second_of_audio_and_most_of_it_in_the_blocks() 
     # 50 frames: 12 blocks of 12 * 768 ** 2 products, and as many for scores and sums of 500 frames of 768
     assert parts["attention"] + parts["feed-forward"] == 2 * 50 * 12 * (12 * 768**2 + 2 * 500 * 768)
     assert sum(parts.values()) == pytest.approx(14.8e9, rel=0.05)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_a_data2vec_with_the_positions_of_wav2vec2_needs_what_that_does(preset: str) -> None:
+    with torch.device("meta"):
+        parts = forward_parts(data2vec.build(data2vec.presets[preset]), 10.0)
+        assert parts == forward_parts(Wav2Vec2(wav2vec2.presets[preset]), 10.0)
 
 
 def test_a_device_does_more_than_a_million_operations_a_second() -> None:

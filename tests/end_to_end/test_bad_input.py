@@ -155,7 +155,7 @@ def test_a_value_that_is_not_known_is_named_with_what_is(
         (("store", "verify", "nowhere"), "store.json cannot be read"),
         (("store", "seal", "nowhere"), "store.json cannot be read"),
         (("report", "results=nowhere"), "no records"),
-        (("sweep", "experiment=dmo"), "baselines, demo, full, objectives"),
+        (("sweep", "experiment=dmo"), "baselines, demo, full, objective_layers"),
         (("sweep", "experiment=demo", "corpora=nowhere"), "corpora=FOLDER"),
         (("sweep",), "experiment is missing"),
         (("extract", "fbank"), "key=value"),

@@ -108,7 +108,7 @@ def test_every_experiment_in_the_folder_composes() -> None:
 def test_an_unknown_experiment_names_those_there_are() -> None:
     with pytest.raises(UserError, match="no experiment 'reel_speech'") as error:
         compose(Sweep, ["experiment=reel_speech"])
-    assert "demo, full, objectives, pretrained, real_speech" in error.value.remedy
+    assert "demo, full, objective_layers, objectives, pretrained" in error.value.remedy
     with pytest.raises(UserError, match=r"no experiment 'none\.yaml'"):
         compose(Sweep, ["experiment=none.yaml"])
 

@@ -69,7 +69,7 @@ def test_transformers_counts_the_same_for_the_same_shape(name: str) -> None:
     stem, config = catalog.find_preset(find_baseline(name).preset)
     upstream = catalog.Upstream.__new__(catalog.Upstream)  # without weights: LARGE would take a gigabyte
     upstream.name, upstream.config = name, catalog.describe(stem, config)
-    settings, _ = _settings(upstream)
+    _, settings, _ = _settings(upstream)
     with torch.device("meta"):
         model = getattr(transformers, THEIRS[stem])(settings)
     theirs = sum(p.numel() for n, p in model.named_parameters() if not n.endswith("masked_spec_embed"))

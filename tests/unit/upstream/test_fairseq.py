@@ -118,6 +118,8 @@ def hydra_config(module: types.ModuleType, model: Mapping, task: Mapping) -> obj
     """Settings as Hydra keeps them: typed nodes whose types and enumerations are classes of fairseq."""
     mode = enum.Enum("Choices", {name: name for name in ("default", "layer_norm")}, type=str)
     mode.__module__, mode.__qualname__ = module.__name__, "Choices"
+    # as the Pythons of fairseq's files wrote members; early releases of 3.11 ask for getattr, which is refused
+    mode.__reduce_ex__ = lambda self, _protocol: (type(self), (self.value,))
     kinds = [(name, mode if name == "extractor_mode" else type(value)) for name, value in model.items()]
     kinds.append(("latent_temp", list[float]))
     schema = make_dataclass("Wav2Vec2Config", kinds)
